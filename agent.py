@@ -1,0 +1,492 @@
+"""agent.py: the mind. Prompt, parser, small VLM, sampler, log-probabilities, plan-act loop.
+
+What the model sees, and the grammar of its answer (the same for the tiny model and for a hub model):
+
+    system     SYSTEM below (the tiny model's chat template leaves it out: its warm start has taught it the grammar)
+    user       task: Account: type amber in Name; finish
+               past: click Account; click Title failed
+               plan: type amber; click Save                <- only with --carry_forecast
+               <screenshot>
+               next 5:
+    assistant  click Name
+               type amber
+               click Save
+               done
+
+One action a line: `kind text`, and for kinds that point optionally ` (x, y)` at the end, in the frame of the model family
+(0..1000 of each side for Qwen3-VL). Kinds and what their text says: envs.KINDS. `done`, `fail` and `answer` come last.
+
+`python agent.py --run DIR` plays one episode and draws it.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+from envs import ICONS, KINDS, POINTING, SCREEN_WORDS, TERMINAL, Action, Example, Observation
+
+if "torch" not in sys.modules and {"-h", "--help"} & set(sys.argv):
+    torch = None  # --help answers at once: importing torch and transformers takes longer than all the rest
+else:
+    import torch
+    import torch.nn.functional as F
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Prompt and parser
+# ----------------------------------------------------------------------------------------------------------------------
+
+SYSTEM = (
+    "You operate a device. Look at the screenshot and forecast the next steps: one action a line, the nearest first, as many as asked "
+    "for or until the task ends, and nothing else. A line is a kind and its text:\n"
+    + "\n".join(f"{kind} {{{text}}}" if text else kind for kind, text in KINDS.items())
+    + "\nElements are named by the words that stand on the screen.\nExample of an answer to `next 4:`\nclick Name\ntype amber\nclick Save\ndone"
+)
+
+
+def build_prompt(observation: Observation, horizon: int) -> list[dict]:
+    """The one prompt of training and evaluation, as chat messages; the image stands for the screenshot."""
+    lines = [f"task: {observation.instruction}", f"past: {'; '.join(observation.history) or 'none'}"]
+    if observation.plan:
+        lines.append("plan: " + "; ".join(map(str, observation.plan)))
+    # The screenshot comes after the task, so that under causal attention its tokens know what is asked of them.
+    return [{"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
+            {"role": "user", "content": [{"type": "text", "text": "\n".join(lines) + "\n"}, {"type": "image"},
+                                         {"type": "text", "text": f"\nnext {horizon}:"}]}]
+
+
+def format_forecast(actions: Sequence[Action]) -> str:
+    """The text that parse_forecast reads back (points are left to the tool agent)."""
+    return "\n".join(map(str, actions))
+
+
+_POINT = re.compile(r"\s*\(\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*,\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*\)\s*$")
+
+
+def parse_forecast(text: str, horizon: int, frame: tuple[float, float] = (1000.0, 1000.0)) -> tuple[list[Action], str | None]:
+    """Model text -> (the actions up to the first line that cannot be read, what was wrong with it or None).
+
+    Never raises and never executes anything. `frame`: what the model takes for the width and height of the screen; points
+    come back in 0..1. What stands before `</think>` is not part of the answer.
+
+    >>> parse_forecast("click Save (500, 250)\\ndone", 5)
+    ([Action(kind='click', text='Save', point=(0.5, 0.25)), Action(kind='done', text='', point=None)], None)
+    >>> parse_forecast("click Save\\n__import__('os')", 5)
+    ([Action(kind='click', text='Save', point=None)], "line 2: unknown action kind \\"__import__('os')\\"")
+    """
+    lines = [line.strip() for line in text.rsplit("</think>", 1)[-1].split("\n")]
+    lines, actions = [line for line in lines if line], []
+    for number, line in enumerate(lines, 1):
+        if len(actions) == horizon:
+            return actions, f"line {number}: more than the {horizon} steps asked for"
+        if actions and actions[-1].kind in TERMINAL:
+            return actions, f"line {number}: text after {actions[-1].kind}"
+        kind, _, rest = line.partition(" ")
+        rest, point = rest.strip(), None
+        if kind in POINTING and (match := _POINT.search(rest)):
+            rest, point = rest[: match.start()], (float(match[1]) / frame[0], float(match[2]) / frame[1])
+        if KINDS.get(kind) and not rest and point is None and kind not in TERMINAL:
+            return actions, f"line {number}: {kind} without its text"
+        if kind in KINDS and not KINDS[kind] and rest:
+            return actions, f"line {number}: text after {kind}"
+        try:
+            actions.append(Action(kind, "" if kind in ("done", "fail") else rest, point))
+        except ValueError as error:
+            return actions, f"line {number}: {error}"
+    return actions, None if actions else "nothing to read"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The policy: a Qwen-VL with LoRA on its language model
+# ----------------------------------------------------------------------------------------------------------------------
+
+LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass
+class Policy:
+    """A model with all that is needed to talk to it. `core` is the transformers model (LoRA layers act inside it once
+    `add_lora` or `load_adapter` was called); `peft` is the wrapper that can switch them off and save them."""
+
+    core: "torch.nn.Module"
+    tokenizer: object
+    image_processor: object
+    peft: object = None
+
+    @property
+    def device(self) -> "torch.device":
+        return self.core.device
+
+    @property
+    def image_token(self) -> int:
+        return self.core.config.image_token_id
+
+    @property
+    def tiny(self) -> bool:
+        return self.core.config.text_config.vocab_size < 1000
+
+    def suppressed(self) -> list[int]:
+        """Tokens that no answer may contain: all special ones (image pads above all: the next forward would fail), but the end."""
+        specials = set(self.tokenizer.all_special_ids) | {self.image_token, self.core.config.video_token_id}
+        specials |= {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        return sorted(specials - {self.tokenizer.eos_token_id})
+
+    def max_new_tokens(self, horizon: int) -> int:
+        """Room for `horizon` lines: three tokens each in the tiny model's whole-word vocabulary, 24 in a hub model's."""
+        return horizon * (3 if self.tiny else 24)
+
+
+def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str = "float32", device: str = "cpu",
+                max_pixels: int | None = None) -> Policy:
+    """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the same lines.
+
+    `adapter`: a folder in peft's format. `max_pixels`: the largest screenshot that the image processor may keep, in pixels.
+    Raises SystemExit with one line for a folder without model or tokenizer, a model of another family, an adapter of another base.
+    """
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+    try:
+        tokenizer, image_processor = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
+        core = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"error: cannot load a vision-language model from {path}: {str(error).splitlines()[0][:200]}") from None
+    if not hasattr(core.config, "image_token_id") or not hasattr(core.model, "get_rope_index"):
+        raise SystemExit(f"error: {path} is a {core.config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported")
+    if max_pixels:
+        low = min(image_processor.size["shortest_edge"], max_pixels)
+        image_processor.size = {"shortest_edge": low, "longest_edge": max_pixels}
+    core.requires_grad_(False).eval()
+    policy = Policy(core, tokenizer, image_processor)
+    if adapter:
+        load_adapter(policy, adapter)
+    return policy
+
+
+def add_lora(policy: Policy, rank: int, alpha: int, seed: int) -> None:
+    """Put fresh adapters on the language model: in fp32 (bf16 weights do not move at small learning rates), without dropout
+    (the ratio of GRPO would compare two different networks)."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LORA_TARGETS)
+    policy.peft = get_peft_model(policy.core, config)
+    for p in trainable(policy):
+        p.data = p.data.float()
+
+
+def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False) -> None:
+    """Load adapters that `policy.peft.save_pretrained` (or plain peft) wrote. peft loads what fits and only warns about the
+    rest, so a file of another base would leave the model as it was: that is an error here."""
+    from peft import PeftModel
+    from safetensors import safe_open
+
+    try:
+        with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as saved:
+            names = set(saved.keys())
+        policy.peft = PeftModel.from_pretrained(policy.core, str(folder), is_trainable=is_trainable)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SystemExit(f"error: no adapter for this model in {folder}: {str(error).splitlines()[0][:200]}") from None
+    own = {n.replace(".default", "") for n, _ in policy.peft.named_parameters() if "lora_" in n}
+    if names != own:
+        raise SystemExit(f"error: the adapter in {folder} was made for another model ({len(names ^ own)} of its weights do not fit)")
+
+
+def trainable(policy: Policy) -> list["torch.nn.Parameter"]:
+    return [p for p in policy.core.parameters() if p.requires_grad]
+
+
+def make_tiny(folder: str | Path, words: Sequence[str], seed: int) -> None:
+    """Write a Qwen3-VL of about a million parameters with random weights, its tokenizer and image processor, to `folder`.
+
+    It has the architecture of the hub models and is read back by load_policy like one of them. Whole words are tokens; patches
+    of 16 px are not merged, so that one vision token looks at one cell of the toy's screen.
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<unk>"]
+    prompt_words = ["\n", *":;()-", "task", "past", "plan", "next", "none", "failed", "unreadable", *map(str, range(1, 13))]
+    vocabulary = {w: i for i, w in enumerate(dict.fromkeys([*special, *prompt_words, *KINDS, *DIRECTION_WORDS, *ICONS, *words]))}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[^<>\s]+>|\w+|[^\w\s]|\n"), "removed", invert=True)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<unk>",
+                                        additional_special_tokens=special[:-1], clean_up_tokenization_spaces=False)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'system' %}{% for c in m.content %}{% if c.type == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}")
+    config = Qwen3VLConfig(
+        text_config=dict(vocab_size=len(vocabulary), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+                         num_key_value_heads=2, head_dim=32, initializer_range=0.08, pad_token_id=0, max_position_embeddings=4096,
+                         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True}),
+        vision_config=dict(depth=2, hidden_size=96, intermediate_size=192, num_heads=4, patch_size=16, spatial_merge_size=1,
+                           out_hidden_size=128, num_position_embeddings=64, deepstack_visual_indexes=[0], initializer_range=0.08),
+        image_token_id=vocabulary["<|image_pad|>"], video_token_id=vocabulary["<|video_pad|>"],
+        vision_start_token_id=vocabulary["<|vision_start|>"], vision_end_token_id=vocabulary["<|vision_end|>"], tie_word_embeddings=True)
+    torch.manual_seed(seed)
+    model = Qwen3VLForConditionalGeneration(config)
+    for merger in model.model.visual.deepstack_merger_list:  # deepstack starts silent: the reading lesson does not train it
+        torch.nn.init.zeros_(merger.linear_fc2.weight)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(patch_size=16, merge_size=1, temporal_patch_size=2, size={"shortest_edge": 1024, "longest_edge": 2**20}).save_pretrained(folder)
+
+
+DIRECTION_WORDS = ("up", "down", "left", "right")
+TOY_WORDS = (*SCREEN_WORDS, "switch", "on", "off", "in", "code", "finish")  # what the toy GUI's instructions use beside the words on its screens
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Encoding: prompts to ids, screenshots to features
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Rollout:
+    """One completion for one observation and all that is known of it; to_json() is one line of rollouts.jsonl."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]           # up to and including the end token
+    old_logprobs: list[float]           # at the sampling temperature, over the tokens that may be sampled
+    text: str
+    finish_reason: str                  # "stop" or "length"
+    forecast: list[Action]
+    parse_error: str | None
+    step_index: list[int]               # for each completion token, the forecast step (line) it belongs to
+    reward_terms: dict[str, float] = field(default_factory=dict)
+    step_rewards: list[float] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)   # for each forecast step
+
+    @property
+    def reward(self) -> float:
+        return self.reward_terms["reward"]
+
+    def to_json(self, observation: Observation) -> str:
+        seen = {"instruction": observation.instruction, "history": observation.history, "plan": [str(a) for a in observation.plan]}
+        return json.dumps({"observation": seen, "prompt_ids": self.prompt_ids, "completion_ids": self.completion_ids, "text": self.text,
+                           "finish_reason": self.finish_reason, "forecast": [str(a) for a in self.forecast], "parse_error": self.parse_error,
+                           "reward_terms": {k: round(v, 6) for k, v in self.reward_terms.items()}, "reward": round(self.reward, 6),
+                           "advantages": [round(a, 6) for a in self.advantages], "old_logprobs": [round(p, 6) for p in self.old_logprobs]})
+
+
+@dataclass
+class Prompt:
+    """An encoded observation. The vision tower is frozen, so its features are computed once and serve sampling, scoring and training."""
+
+    ids: list[int]
+    features: tuple["torch.Tensor", ...]   # what each image token becomes, and the deepstack features: [tokens, hidden] each
+    grid: "torch.Tensor"                   # [3] patches of the image in time, height, width
+
+
+@dataclass
+class Group:
+    """The G rollouts of one observation."""
+
+    example: Example
+    prompt: Prompt
+    rollouts: list[Rollout]
+
+
+def encode(policy: Policy, observations: Sequence[Observation], horizon: int) -> list[Prompt]:
+    """Observations -> prompts: images through the frozen tower, <|image_pad|> repeated to the number of their tokens."""
+    images = [o.screenshot() for o in observations]
+    batch = policy.image_processor(images=images, return_tensors="pt")
+    grids = batch["image_grid_thw"]
+    with torch.no_grad():
+        found = policy.core.model.get_image_features(batch["pixel_values"].to(policy.device), grids.to(policy.device), return_dict=True)
+    deepstack = getattr(found, "deepstack_features", None) or []  # Qwen2-VL and 2.5 have none
+    merge, prompts = policy.image_processor.merge_size**2, []
+    for i, observation in enumerate(observations):
+        text = policy.tokenizer.apply_chat_template(build_prompt(observation, horizon), tokenize=False, add_generation_prompt=True)
+        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        at, n = ids.index(policy.image_token), int(grids[i].prod()) // merge
+        prompts.append(Prompt(ids[:at] + [policy.image_token] * n + ids[at + 1:], (found.pooler_output[i], *(d[i] for d in deepstack)), grids[i]))
+    return prompts
+
+
+def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "SimpleNamespace"]:
+    """Left-padded ids [P, L], mask [P, L], positions [3, P, L] and the image features as the model takes them."""
+    width = max(len(p.ids) for p in prompts)
+    ids = torch.tensor([[policy.tokenizer.pad_token_id] * (width - len(p.ids)) + p.ids for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
+    grids = torch.stack([p.grid for p in prompts])
+    # Explicit positions: the model would otherwise keep rope_deltas of whatever it last saw and continue wrongly.
+    positions, _ = policy.core.model.get_rope_index(ids, mm_token_type_ids=(ids == policy.image_token).int(), image_grid_thw=grids, attention_mask=mask)
+    layers = zip(*[p.features for p in prompts], strict=True)
+    pooled, *deepstack = [tuple(layer) for layer in layers]
+    images = {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)}
+    return ids.to(policy.device), mask.to(policy.device), positions.to(policy.device), images
+
+
+def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch.Tensor":
+    """Last hidden states -> log-probabilities over the tokens that may be sampled, at the sampling temperature, in fp32.
+    Sampler and loss both come here: scoring at another temperature than was sampled at is the classical wrong ratio."""
+    logits = policy.core.lm_head(hidden).float() / (temperature or 1.0)
+    logits[..., policy.suppressed()] = -math.inf
+    return logits.log_softmax(-1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Sampling
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn; nothing is left to the model's generation_config (Qwen-VL's makes sampling almost greedy).
+    No top-k and no top-p: the loss would score another distribution than was sampled."""
+
+    horizon: int = 5
+    group_size: int = 8
+    temperature: float = 1.0     # 0: greedy
+    max_new_tokens: int = 15
+
+
+def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: "torch.Generator | None" = None) -> list[list[Rollout]]:
+    """G completions for each prompt: one prefill a prompt, whose cache is repeated G times. Returns P lists of G rollouts."""
+    P, G = len(prompts), how.group_size
+    ids, mask, positions, images = _batch_prompts(policy, prompts)
+    with torch.no_grad():
+        out = policy.core.model(input_ids=ids, attention_mask=mask, position_ids=positions, mm_encoder_outputs=images, use_cache=True)
+        cache, hidden = out.past_key_values, out.last_hidden_state[:, -1].repeat_interleave(G, 0)       # [B, H], B = P G
+        cache.batch_repeat_interleave(G)
+        mask, position = mask.repeat_interleave(G, 0), positions[:, :, -1:].amax(0).repeat_interleave(G, 0)  # [B, L], [B, 1]
+        tokens, logprobs, ended = [], [], torch.zeros(P * G, dtype=torch.bool, device=policy.device)
+        for _ in range(how.max_new_tokens):
+            scores = _score(policy, hidden, how.temperature)                                            # [B, V]
+            token = scores.argmax(-1) if how.temperature == 0 else torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
+            tokens.append(token)
+            logprobs.append(scores.gather(1, token[:, None])[:, 0])
+            ended = ended | (token == policy.tokenizer.eos_token_id)
+            if ended.all() or len(tokens) == how.max_new_tokens:
+                break
+            mask, position = torch.cat([mask, torch.ones_like(mask[:, :1])], 1), position + 1
+            hidden = policy.core.model(input_ids=token[:, None], attention_mask=mask, position_ids=position.expand(3, -1, -1),
+                                       past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+    rows, probs = torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
+    return [[_rollout(policy, prompts[p], rows[p * G + g], probs[p * G + g], how.horizon) for g in range(G)] for p in range(P)]
+
+
+def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int) -> Rollout:
+    eos = policy.tokenizer.eos_token_id
+    finished = eos in tokens
+    tokens = tokens[: tokens.index(eos) + 1] if finished else tokens
+    text = policy.tokenizer.decode([t for t in tokens if t != eos])
+    forecast, error = parse_forecast(text, horizon)
+    if not finished and error is None:
+        error = f"cut off after {len(tokens)} tokens"
+    lines = [policy.tokenizer.decode([t]).count("\n") for t in tokens]
+    step_index = [min(sum(lines[:i]), horizon) for i in range(len(tokens))]
+    return Rollout(prompt.ids, tokens, logprobs[: len(tokens)], text, "stop" if finished else "length", forecast, error, step_index)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Log-probabilities for training: the prompt is computed once for its G completions
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def completion_logprobs(policy: Policy, prompts: Sequence[Prompt], completions: Sequence[Sequence[list[int]]],
+                        temperature: float = 1.0) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Log-probabilities of completions: [P][G] lists of ids -> (log-probs [P, G, C], completion mask [P, G, C]).
+
+    Each row is [prompt | c_1 .. c_G]: a completion sees its prompt and itself, by the attention mask, and its positions go on
+    where the prompt ends. This gives the same numbers and gradients as G separate rows (tests/test_agent.py), with gradient
+    checkpointing too, at a fraction of the tokens. The shift by one happens here and nowhere else. The mask is 1 up to
+    and including the end token, by position: the pad token may be the end token of some models.
+    """
+    P, G = len(completions), max(len(row) for row in completions)
+    C = max(len(c) for row in completions for c in row)
+    ids, mask, positions, images = _batch_prompts(policy, prompts)
+    L, device = ids.shape[1], policy.device
+    tokens = torch.full((P, G, C), policy.tokenizer.pad_token_id, device=device)
+    valid = torch.zeros((P, G, C), dtype=torch.bool, device=device)
+    for p, row in enumerate(completions):
+        for g, c in enumerate(row):
+            tokens[p, g, : len(c)] = torch.tensor(c, device=device)
+            valid[p, g, : len(c)] = True
+    follow = positions[:, :, -1:].amax(0) + 1 + torch.arange(C, device=device)                            # [P, C]
+    positions = torch.cat([positions, follow.repeat(1, G).expand(3, -1, -1)], 2)                          # [3, P, L + G C]
+    column = torch.arange(L + G * C, device=device)
+    owner = torch.where(column < L, -1, (column - L) // C)                                                # whose token it is
+    causal = column[:, None] >= column[None, :]
+    allowed = causal & ((owner[None, :] == -1) | (owner[:, None] == owner[None, :]))                      # [S, S]
+    seen = torch.cat([mask.bool(), torch.ones((P, G * C), dtype=torch.bool, device=device)], 1)           # padding is not seen,
+    allowed = (allowed[None] & seen[:, None, :]) | torch.eye(L + G * C, dtype=torch.bool, device=device)  # but a row of nothing is nan
+    hidden = policy.core.model(input_ids=torch.cat([ids, tokens.flatten(1)], 1), attention_mask=allowed[:, None], position_ids=positions,
+                               mm_encoder_outputs=images, use_cache=False).last_hidden_state              # [P, L + G C, H]
+    own = hidden[:, L:].view(P, G, C, -1)
+    before = torch.cat([hidden[:, None, L - 1:L].expand(-1, G, -1, -1), own[:, :, :-1]], 2)               # the state that predicts each token
+    states, targets = before[valid], tokens[valid]
+    picked = torch.cat([_picked(policy, s, t, temperature) for s, t in zip(states.split(2048), targets.split(2048), strict=True)])
+    return torch.zeros((P, G, C), device=device).masked_scatter(valid, picked), valid
+
+
+def _picked(policy: Policy, states: "torch.Tensor", targets: "torch.Tensor", temperature: float) -> "torch.Tensor":
+    """Log-probability of each target; recomputed in the backward, so that never more than one chunk of [n, V] logits is alive."""
+    def score(s):
+        return _score(policy, s, temperature).gather(1, targets[:, None])[:, 0]
+
+    if policy.tiny or not torch.is_grad_enabled():
+        return score(states)
+    return torch.utils.checkpoint.checkpoint(score, states, use_reentrant=False)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Plan-act loop
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Play:
+    """One played episode: for each step the observation, the forecast, the oracle's plan and what became of the first action."""
+
+    observations: list[Observation] = field(default_factory=list)
+    forecasts: list[list[Action]] = field(default_factory=list)
+    references: list[list[Action]] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    success: bool = False
+    tokens: int = 0
+    oracle_steps: int = 0
+
+
+Planner = Callable[[list[Observation], list], list[tuple[list[Action], int]]]
+
+
+def policy_planner(policy: Policy, horizon: int) -> Planner:
+    """Greedy forecasts of a policy: a function of (observations, environments) -> (forecast, tokens written) for each."""
+    how = Sampling(horizon, 1, 0.0, policy.max_new_tokens(horizon))
+
+    def plan(observations, _envs):
+        groups = sample(policy, encode(policy, observations, horizon), how)
+        return [(g[0].forecast, len(g[0].completion_ids)) for g in groups]
+
+    return plan
+
+
+def play(planner: Planner, envs: Sequence, seeds: Sequence[int], execute: Callable, horizon: int, carry: bool = False) -> list[Play]:
+    """Plan-act loop over several environments at once: forecast T steps, execute the first, observe, forecast again.
+
+    `execute` hands an action to the frozen tool agent and the result to the environment. With `carry`, what was left of
+    the last forecast stands in the next prompt (DEPARTURE: not in the paper).
+    """
+    seen = [env.reset(seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+    plays, running = [Play(oracle_steps=env.oracle_steps) for env in envs], list(range(len(envs)))
+    while running:
+        for i, (forecast, tokens) in zip(running, planner([seen[i] for i in running], [envs[i] for i in running]), strict=True):
+            p = plays[i]
+            p.observations.append(seen[i])
+            p.forecasts.append(forecast)
+            p.references.append(envs[i].oracle(horizon))
+            p.tokens += tokens
+            seen[i], _, terminated, truncated, info = execute(envs[i], forecast[0] if forecast else None)
+            if carry:
+                seen[i] = Observation(seen[i].instruction, seen[i].screenshot, seen[i].history, tuple(forecast[1:]))
+            p.results.append(info["result"])
+            p.success = info["success"]
+            if terminated or truncated:
+                running = [j for j in running if j != i]
+    return plays
