@@ -19,6 +19,7 @@ One action a line: `kind text`, and for kinds that point optionally ` (x, y)` at
 `python agent.py --run DIR` plays one episode and draws it.
 """
 
+import argparse
 import json
 import math
 import re
@@ -28,13 +29,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-from envs import ICONS, KINDS, POINTING, SCREEN_WORDS, TERMINAL, Action, Example, Observation
+from envs import DIRECTIONS, ICONS, KINDS, POINTING, SCREEN_WORDS, TERMINAL, Action, Example, Observation, die
 
 if "torch" not in sys.modules and {"-h", "--help"} & set(sys.argv):
     torch = None  # --help answers at once: importing torch and transformers takes longer than all the rest
 else:
     import torch
-    import torch.nn.functional as F
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Prompt and parser
@@ -153,9 +153,9 @@ def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str 
         tokenizer, image_processor = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
         core = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
     except (OSError, ValueError, KeyError) as error:
-        raise SystemExit(f"error: cannot load a vision-language model from {path}: {str(error).splitlines()[0][:200]}") from None
+        die(f"cannot load a vision-language model from {path}: {str(error).splitlines()[0][:200]}")
     if not hasattr(core.config, "image_token_id") or not hasattr(core.model, "get_rope_index"):
-        raise SystemExit(f"error: {path} is a {core.config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported")
+        die(f"{path} is a {core.config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported")
     if max_pixels:
         low = min(image_processor.size["shortest_edge"], max_pixels)
         image_processor.size = {"shortest_edge": low, "longest_edge": max_pixels}
@@ -189,10 +189,10 @@ def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False)
             names = set(saved.keys())
         policy.peft = PeftModel.from_pretrained(policy.core, str(folder), is_trainable=is_trainable)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SystemExit(f"error: no adapter for this model in {folder}: {str(error).splitlines()[0][:200]}") from None
+        die(f"no adapter for this model in {folder}: {str(error).splitlines()[0][:200]}")
     own = {n.replace(".default", "") for n, _ in policy.peft.named_parameters() if "lora_" in n}
     if names != own:
-        raise SystemExit(f"error: the adapter in {folder} was made for another model ({len(names ^ own)} of its weights do not fit)")
+        die(f"the adapter in {folder} was made for another model ({len(names ^ own)} of its weights do not fit)")
 
 
 def trainable(policy: Policy) -> list["torch.nn.Parameter"]:
@@ -211,7 +211,7 @@ def make_tiny(folder: str | Path, words: Sequence[str], seed: int) -> None:
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<unk>"]
     prompt_words = ["\n", *":;()-", "task", "past", "plan", "next", "none", "failed", "unreadable", *map(str, range(1, 13))]
-    vocabulary = {w: i for i, w in enumerate(dict.fromkeys([*special, *prompt_words, *KINDS, *DIRECTION_WORDS, *ICONS, *words]))}
+    vocabulary = {w: i for i, w in enumerate(dict.fromkeys([*special, *prompt_words, *KINDS, *sorted(DIRECTIONS), *ICONS, *words]))}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[^<>\s]+>|\w+|[^\w\s]|\n"), "removed", invert=True)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<unk>",
@@ -234,10 +234,10 @@ def make_tiny(folder: str | Path, words: Sequence[str], seed: int) -> None:
         torch.nn.init.zeros_(merger.linear_fc2.weight)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(patch_size=16, merge_size=1, temporal_patch_size=2, size={"shortest_edge": 1024, "longest_edge": 2**20}).save_pretrained(folder)
+    pixels = {"shortest_edge": 1024, "longest_edge": 2**20}
+    Qwen2VLImageProcessorPil(patch_size=16, merge_size=1, temporal_patch_size=2, size=pixels).save_pretrained(folder)
 
 
-DIRECTION_WORDS = ("up", "down", "left", "right")
 TOY_WORDS = (*SCREEN_WORDS, "switch", "on", "off", "in", "code", "finish")  # what the toy GUI's instructions use beside the words on its screens
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ TOY_WORDS = (*SCREEN_WORDS, "switch", "on", "off", "in", "code", "finish")  # wh
 
 @dataclass
 class Rollout:
-    """One completion for one observation and all that is known of it; to_json() is one line of rollouts.jsonl."""
+    """One completion for one observation and all that is known of it."""
 
     prompt_ids: list[int]
     completion_ids: list[int]           # up to and including the end token
@@ -265,12 +265,14 @@ class Rollout:
     def reward(self) -> float:
         return self.reward_terms["reward"]
 
-    def to_json(self, observation: Observation) -> str:
-        seen = {"instruction": observation.instruction, "history": observation.history, "plan": [str(a) for a in observation.plan]}
-        return json.dumps({"observation": seen, "prompt_ids": self.prompt_ids, "completion_ids": self.completion_ids, "text": self.text,
-                           "finish_reason": self.finish_reason, "forecast": [str(a) for a in self.forecast], "parse_error": self.parse_error,
-                           "reward_terms": {k: round(v, 6) for k, v in self.reward_terms.items()}, "reward": round(self.reward, 6),
-                           "advantages": [round(a, 6) for a in self.advantages], "old_logprobs": [round(p, 6) for p in self.old_logprobs]})
+    def record(self, example: Example) -> dict:
+        """This rollout as one line of rollouts.jsonl."""
+        seen = example.observation
+        return {"observation": {"instruction": seen.instruction, "history": seen.history, "plan": [str(a) for a in seen.plan]},
+                "reference": [str(a) for a in example.reference], "text": self.text, "forecast": [str(a) for a in self.forecast],
+                "finish_reason": self.finish_reason, "parse_error": self.parse_error, "reward_terms": self.reward_terms, "reward": self.reward,
+                "advantages": self.advantages, "prompt_ids": self.prompt_ids, "completion_ids": self.completion_ids,
+                "old_logprobs": self.old_logprobs}
 
 
 @dataclass
@@ -315,7 +317,8 @@ def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Te
     mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
     grids = torch.stack([p.grid for p in prompts])
     # Explicit positions: the model would otherwise keep rope_deltas of whatever it last saw and continue wrongly.
-    positions, _ = policy.core.model.get_rope_index(ids, mm_token_type_ids=(ids == policy.image_token).int(), image_grid_thw=grids, attention_mask=mask)
+    kinds = (ids == policy.image_token).int()
+    positions, _ = policy.core.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids, attention_mask=mask)
     layers = zip(*[p.features for p in prompts], strict=True)
     pooled, *deepstack = [tuple(layer) for layer in layers]
     images = {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)}
@@ -447,6 +450,7 @@ class Play:
     observations: list[Observation] = field(default_factory=list)
     forecasts: list[list[Action]] = field(default_factory=list)
     references: list[list[Action]] = field(default_factory=list)
+    screens: list[tuple] = field(default_factory=list)      # (label, box) of each element, for pictures
     results: list[str] = field(default_factory=list)
     success: bool = False
     tokens: int = 0
@@ -481,6 +485,7 @@ def play(planner: Planner, envs: Sequence, seeds: Sequence[int], execute: Callab
             p.observations.append(seen[i])
             p.forecasts.append(forecast)
             p.references.append(envs[i].oracle(horizon))
+            p.screens.append(envs[i].visible())
             p.tokens += tokens
             seen[i], _, terminated, truncated, info = execute(envs[i], forecast[0] if forecast else None)
             if carry:
@@ -490,3 +495,56 @@ def play(planner: Planner, envs: Sequence, seeds: Sequence[int], execute: Callab
             if terminated or truncated:
                 running = [j for j in running if j != i]
     return plays
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Runs on disk
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def read_run(folder: str | Path) -> dict:
+    """config.json of a run of train.py; a folder that is missing, half-written or something else ends with one line."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        die(f"--run {folder}: there is no such folder")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config, dict) or not {"base", "horizon", "history", "carry_forecast"} <= set(config):
+            die(f"--run {folder}: config.json was not written by train.py of this version")
+    except FileNotFoundError:
+        die(f"--run {folder}: no config.json, this is not a run of train.py")
+    except (OSError, ValueError) as error:
+        die(f"--run {folder}: config.json cannot be read ({error})")
+    if not (folder / "adapter" / "adapter_model.safetensors").exists():
+        die(f"--run {folder}: no adapter yet, the run is not finished (python train.py --output_dir {folder} --resume goes on with it)")
+    return config
+
+
+def main() -> None:
+    from envs import SPLITS, ToyGUI, execute
+    from eval import draw_episode
+
+    parser = argparse.ArgumentParser(description="Play one episode of the toy GUI with a trained policy and draw it.")
+    parser.add_argument("--run", required=True, help="folder of a run of train.py")
+    parser.add_argument("--seed", type=int, default=0, help="which task of the split")
+    parser.add_argument("--split", default="test", choices=SPLITS, help="where the task is taken from")
+    parser.add_argument("--picture", default="episode.png", help="where the film strip goes")
+    args = parser.parse_args()
+    config = read_run(args.run)
+    policy = load_policy(config["base"], Path(args.run) / "adapter")
+    env = ToyGUI(args.split, history=config["history"])
+    try:
+        p = play(policy_planner(policy, config["horizon"]), [env], [args.seed], execute, config["horizon"], config["carry_forecast"])[0]
+        draw_episode(p, args.picture)
+    except ValueError as error:
+        die(str(error))
+    except OSError as error:
+        die(f"cannot write {args.picture}: {error.strerror}")
+    print(f"task: {p.observations[0].instruction}")
+    for i, (forecast, result) in enumerate(zip(p.forecasts, p.results, strict=True), 1):
+        print(f"{i:3} {'; '.join(map(str, forecast)) or '(nothing readable)'}   [{result}]")
+    print(f"{'solved' if p.success else 'not solved'} in {len(p.results)} steps, the oracle needs {p.oracle_steps}; picture in {args.picture}")
+
+
+if __name__ == "__main__":
+    main()

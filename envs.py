@@ -8,12 +8,13 @@ every other script passes on; the toy GUI with its tasks, its oracle and its spl
 
 import copy
 import hashlib
-import json
 import math
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import NoReturn
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -38,6 +39,12 @@ POINTING = frozenset({"click", "double_click", "right_click", "long_press", "hov
 TERMINAL = frozenset({"answer", "done", "fail"})
 DIRECTIONS = frozenset({"up", "down", "left", "right"})
 MAX_TEXT = 500
+
+
+def die(message: str) -> NoReturn:
+    """A user's mistake: one line, exit code 2, never a stack trace."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 class BadRecord(ValueError):
@@ -157,7 +164,7 @@ ALIAS_IN_REFERENCE = 0.5     # how often an annotator then repeats the instructi
 SLACK = 5                    # steps beyond the oracle's before an episode is truncated
 
 
-@lru_cache(maxsize=None)
+@cache
 def app_pages(app: int) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
     """The fixed make-up of one app: three pages as (page, check boxes, fields). The third is too long for the screen."""
     rng = random.Random(f"app {app}")
@@ -226,8 +233,8 @@ def make_task(split: str, index: int) -> Task:
     if needs_code and rng.random() < 0.6:
         i = rng.choice(needs_code)
         code = goals[i][2]
-    words = [f"{said[pages[p][0]]}: " + (f"type {'code' if value == code else value} in {said[w]}" if value else f"switch {said[w]} {'off' if start[w] else 'on'}")
-             for p, w, value in goals]
+    words = [f"{said[pages[p][0]]}: " + (f"type {'code' if value == code else value} in {said[w]}" if value else
+                                         f"switch {said[w]} {'off' if start[w] else 'on'}") for p, w, value in goals]
     # The decoy stands where a page of the task is called differently on the screen than in the instruction.
     misnamed = [pages[p][0] for p, _, _ in goals if p != first_page and said[pages[p][0]] != shown[pages[p][0]]]
     decoy_page = misnamed[0] if misnamed and rng.random() < 0.4 else None
@@ -550,27 +557,65 @@ def execute(env: ToyGUI, action: Action | None) -> tuple[Observation, float, boo
     return env.step(grounded, said=str(action) if action else "unreadable")
 
 
-def demonstrations(split: str, index: int, horizon: int, noise: float, history: int, scale: int = 1) -> list[tuple[Example, tuple[Action, ...]]]:
-    """One recorded episode of a demonstrator that acts at random in a share `noise` of its steps.
+def demonstration(split: str, index: int, horizon: int, noise: float, history: int, scale: int = 1) -> list[Example]:
+    """One recorded episode of a demonstrator that acts at random in a share `noise` of its steps, as one example a state.
 
-    Returns a list of (example, what the demonstrator did from here on): the example's reference is the oracle's plan, the
-    second entry is the noisy behaviour that a warm start imitates. Repeatable: it depends on the arguments alone.
+    The random steps lead to states that an agent meets when it errs; the reference of each state is the oracle's plan from there.
+    Repeatable: the record depends on the arguments alone.
     """
-    env, rng = ToyGUI(split, scale, history), random.Random(f"demo {split} {index} {noise}")
+    env, rng = ToyGUI(split, scale, history), random.Random(f"demonstration {split} {index}")
     env.reset(index)
-    examples, acts, failed = [], [], set()
-    for _ in range(60):
+    examples, refused = [], set()
+    for _ in range(env.max_steps):
         examples.append(env.example(horizon))
-        here = next((e for e in env.elements() if examples[-1].boxes and env.box(e) == examples[-1].boxes[0]), None)
         action = examples[-1].reference[0]
+        here = next((label for label, box in examples[-1].elements if box in examples[-1].boxes), None)
         if rng.random() < noise:
-            action = rng.choice([Action("click", e.label) for e in env.elements()] + [Action("back"), Action("scroll", "down"),
-                                                                                      Action("type", rng.choice(VALUES))])
-        elif here and action.text in failed:
-            action = Action("click", here.label)  # a name that was refused is replaced by what stands on the screen
-        acts.append(action)
-        _, _, terminated, truncated, info = execute(env, action)
-        failed = failed | {action.text} if info["result"] == "failed" else set()
-        if terminated or truncated:
+            action = rng.choice([*(Action("click", label) for label, _ in examples[-1].elements), Action("back"), Action("scroll", "down"),
+                                 Action("type", rng.choice(VALUES))])
+        elif here and action.text in refused:
+            action = Action("click", here)  # a name that was refused is replaced by what stands on the screen
+        _, _, terminated, _, info = execute(env, action)
+        refused = refused | {action.text} if info["result"] == "failed" else set()
+        if terminated:
             break
-    return [(e, tuple(acts[i:i + horizon])) for i, e in enumerate(examples)]
+    return examples
+
+
+def main() -> None:
+    """Draw an oracle episode as a film strip."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description="Draw an oracle episode of the toy GUI as a film strip.")
+    parser.add_argument("--split", default="train", choices=SPLITS)
+    parser.add_argument("--seed", type=int, default=0, help="which task of the split")
+    parser.add_argument("--scale", type=int, default=3, help="1: 128 x 96 px, as the tiny model sees it")
+    parser.add_argument("--picture", default="oracle.png", help="where the film strip goes")
+    args = parser.parse_args()
+    try:
+        env = ToyGUI(args.split, args.scale)
+        observation, _ = env.reset(args.seed)
+    except ValueError as error:
+        die(str(error))
+    screens, said = [observation.screenshot()], []
+    while not said or said[-1] != "done":
+        action = env.oracle(1)[0]
+        said.append(str(action))
+        screens.append(env.step(action)[0].screenshot())
+    w, h = screens[0].size
+    strip = Image.new("RGB", (4 * (w + 8) + 8, 24 + math.ceil(len(said) / 4) * (h + 26)), "white")
+    pen = ImageDraw.Draw(strip)
+    pen.text((8, 4), observation.instruction, fill="black", font=_font(15))
+    for i, (screen, text) in enumerate(zip(screens, said, strict=False)):
+        x, y = 8 + (i % 4) * (w + 8), 24 + (i // 4) * (h + 26)
+        strip.paste(screen, (x, y))
+        pen.text((x, y + h + 3), f"{i + 1} {text}", fill="black", font=_font(14))
+    try:
+        strip.save(args.picture)
+    except (OSError, ValueError) as error:
+        die(f"cannot write {args.picture}: {error}")
+    print(f"task: {observation.instruction}\noracle: {'; '.join(said)}\nsolved: {env.solved()}, {len(said)} steps; picture in {args.picture}")
+
+
+if __name__ == "__main__":
+    main()

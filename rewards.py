@@ -18,8 +18,9 @@ import numpy as np
 from envs import POINTING, Action, Box, inside
 
 # Words that say nothing about which element is meant: "tap the Save button" names Save, and not half of "tap the Exit button".
-FILLER = frozenset("a an and at button click field for icon in into item link menu of on onto open option page press select tab tap text that "
-                   "the this to tick with".split())
+FILLER = frozenset(
+    """a an and at button click field for icon in into item link menu of on onto open option page press select tab tap text
+    that the this to tick with""".split())  # noqa: SIM905
 POINT_RADIUS = 0.14  # share of each screen side; for data without target boxes (the tolerance of AndroidControl's protocol A)
 
 

@@ -1,6 +1,17 @@
-"""train.py: the school. Warm start, stage 1, stage 2, checkpoints.
+"""train.py: the school. Warm start, stage 1, stage 2; one GRPO loop serves both stages.
 
-    draw_examples -> Example x P -> sample -> Rollout x G = Group -> rewards -> advantages -> (P, G, C) tensors -> grpo_loss -> update
+    draw_examples    Example x P        observation + reference actions, the same for the same (seed, stage, update)
+      -> sample      Group x P          G rollouts each, from one prefill a prompt
+      -> score       reward terms       stage 1: whole forecast against the reference; stage 2: what the tool agent made of its first step
+                     advantages         each rollout against its group
+      -> update      [P, G, C] tensors  log-probabilities with a shared prompt, clipped ratio, one optimiser step
+
+    python train.py                                          # tiny VLM, toy GUI, CPU
+    python train.py --horizon 1 --stages warmup,stage2       # the reactive control with the grounded reward
+    python train.py --resume                                 # go on where a killed run stopped, to the same bits
+
+Written to --output_dir: config.json, metrics.jsonl (a line an update), rollouts.jsonl (what was sampled), results.json, curves.png,
+episode.png, stage1/ (adapters after stage 1), adapter/ (the last ones), checkpoint.pt (for --resume).
 """
 
 import argparse
@@ -15,20 +26,33 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-HELP = bool({"-h", "--help"} & set(sys.argv))
+import numpy as np
+from tqdm import tqdm
 
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+from agent import (
+    TOY_WORDS,
+    Group,
+    Policy,
+    Rollout,
+    Sampling,
+    add_lora,
+    completion_logprobs,
+    encode,
+    format_forecast,
+    load_policy,
+    make_tiny,
+    policy_planner,
+    sample,
+    torch,
+    trainable,
+)
+from envs import COLS, ROWS, SCREEN_WORDS, VALUES, Action, Example, Observation, ToyGUI, demonstration, die, ground
+from eval import draw_curves, draw_episode, evaluate_toy, oracle_planner, random_planner, write
+from rewards import grounded_reward, group_advantages, similarity, trajectory_reward
 
-if not HELP:
-    import torch
-    import torch.nn.functional as F
-
-from agent import (TOY_WORDS, Group, Prompt, Policy, Rollout, Sampling, add_lora, completion_logprobs, encode, format_forecast,  # noqa: E402
-                   load_adapter, load_policy, make_tiny, policy_planner, sample, trainable)
-from envs import POINTING, SCREEN_WORDS, VALUES, Action, Example, Observation, ToyGUI, demonstrations, ground, ICONS, COLS, ROWS  # noqa: E402
-from eval import evaluate_toy, oracle_planner, random_planner  # noqa: E402
-from rewards import group_advantages, grounded_reward, trajectory_reward  # noqa: E402
+# ----------------------------------------------------------------------------------------------------------------------
+# Config
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def flag(default, why: str):
@@ -37,214 +61,499 @@ def flag(default, why: str):
 
 @dataclass(frozen=True)
 class Config:
-    output_dir: str = flag("runs/toy", "where everything of this run goes")
-    seed: int = flag(0, "decides tasks, warm start, adapters and samples")
-    stages: str = flag("warmup,stage1,stage2", "what to run, in this order")
-    model: str = flag("", "name or path of a Qwen-VL; empty: the tiny one, which a warm start teaches to read")
-    horizon: int = flag(5, "T, actions in a forecast")
-    history: int = flag(4, "K, past steps in the prompt")
-    carry_forecast: bool = flag(False, "put what is left of the last forecast into the next prompt")
-    group_size: int = flag(8, "G, forecasts sampled per prompt")
-    prompts_per_update: int = flag(16, "prompts in a batch")
-    micro_batch: int = flag(16, "prompts in one forward; memory only, never the result")
-    gamma: float = flag(0.9, "discount of later steps")
-    lambda_align: float = flag(1.0, "weight of agreement with the reference")
-    lambda_rep: float = flag(0.3, "weight of repetition")
-    credit: str = flag("step", "trajectory: one advantage for all tokens (paper); step: the return from a token's own step on")
-    std_normalise: bool = flag(True, "divide advantages by the group's std")
-    clip_low: float = flag(0.2, "")
-    clip_high: float = flag(0.2, "")
-    kl_weight: float = flag(0.0, "weight of KL to reference")
-    temperature: float = flag(1.0, "of sampling and scoring")
-    learning_rate: float = flag(1e-3, "of the adapters")
-    max_grad_norm: float = flag(1.0, "")
-    lora_rank: int = flag(16, "")
-    lora_alpha: int = flag(32, "")
-    stage1_updates: int = flag(150, "")
-    stage2_updates: int = flag(150, "")
-    demo_noise: float = flag(0.3, "share of random actions of the demonstrator")
-    train_tasks: int = flag(2000, "")
-    reading_steps: int = flag(200, "")
-    warmup_steps: int = flag(300, "")
-    warmup_batch: int = flag(32, "")
-    warmup_lr: float = flag(2e-3, "")
-    warmup_horizon: int = flag(8, "")
-    warmup_dir: str = flag("runs/warmup", "")
-    eval_tasks: int = flag(300, "")
-    threads: int = flag(0, "")
+    """Every field is a flag of the same name, and its reason is the flag's help."""
+
+    output_dir: str = flag("runs/toy", "folder of this run; an existing one is refused without --resume")
+    seed: int = flag(0, "decides everything drawn at random: tasks, warm start, adapters, samples")
+    stages: str = flag("warmup,stage1,stage2", "what to run; leave out a stage for an ablation")
+    resume: bool = flag(False, "go on from checkpoint.pt of output_dir; the result is the same as of a run that was never stopped")
+    model: str = flag("", "name or path of a Qwen-VL; empty: the project's tiny one, which the warm start teaches to read and to act")
+
+    horizon: int = flag(5, "T, the actions of a forecast; 1 is a reactive agent. The paper's best is about 10, on tasks three times as long")
+    history: int = flag(4, "K, past steps in the prompt as text; 0 leaves the agent without memory")
+    carry_forecast: bool = flag(False, "put what is left of the last forecast into the next prompt (DEPARTURE: the paper forecasts afresh)")
+
+    gamma: float = flag(0.9, "discount per forecast step, below 1 because far steps cannot be known as well as near ones")
+    lambda_align: float = flag(1.0, "weight of agreement with the reference; the unit of the other weights")
+    lambda_rep: float = flag(0.3, "weight of repetition; at most half of lambda_align, so that the truth stays the best forecast")
+    credit: str = flag("step", "step: tokens of step t get the return from t on (same expected gradient, less variance; DEPARTURE); "
+                               "trajectory: one advantage for all tokens (paper)")
+    std_normalise: bool = flag(True, "divide advantages by the group's standard deviation (GRPO); --no-std_normalise is Dr. GRPO's choice")
+
+    group_size: int = flag(8, "G, forecasts per prompt: the group is the baseline")
+    prompts_per_update: int = flag(16, "P, prompts in one update; more is a steadier gradient at more cost")
+    micro_batch: int = flag(16, "prompts in one forward and backward; a knob for memory, the gradient does not depend on it")
+    updates_per_batch: int = flag(1, "optimiser steps on the same rollouts; with 1 the ratio is exactly 1 and the clip never acts")
+    clip_low: float = flag(0.2, "the ratio may fall to 1 - clip_low before its gradient stops")
+    clip_high: float = flag(0.2, "and rise to 1 + clip_high")
+    kl_weight: float = flag(0.0, "weight of the KL term to the policy without adapters; 0 needs no second forward (DEPARTURE: the paper leaves it open)")
+    temperature: float = flag(1.0, "of sampling and of scoring alike; below 1 groups lose their spread")
+    learning_rate: float = flag(1e-3, "of the adapters; chosen on the split dev (docs/experiments.md)")
+    max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm; guards against a rare bad batch")
+    lora_rank: int = flag(16, "rank of the adapters")
+    lora_alpha: int = flag(32, "adapters are scaled by alpha / rank")
+    stage1_updates: int = flag(150, "updates on whole forecasts")
+    stage2_updates: int = flag(150, "updates on what the tool agent makes of the first step")
+
+    train_tasks: int = flag(2000, "distinct training tasks; 400 were over-fitted")
+    demo_noise: float = flag(0.3, "share of random actions of the demonstrator; they lead to states that an agent meets when it errs")
+    reading_steps: int = flag(200, "warm start, first part: batches of 32 screens that teach the vision tower to read")
+    warmup_steps: int = flag(1000, "warm start, second part: batches of demonstrations; few enough to leave room for RL")
+    warmup_batch: int = flag(16, "demonstrated states per batch")
+    warmup_lr: float = flag(4e-3, "peak learning rate of the warm start (all weights but the frozen tower's)")
+    warmup_horizon: int = flag(8, "the warm start sees forecasts of 1 to this many steps, so every --horizon up to it starts equally")
+    warmup_dir: str = flag("runs/warmup", "warm-started models are kept here and reused by later runs with the same warm-up settings")
+
+    eval_tasks: int = flag(300, "held-out tasks after each phase; 300 give an interval of about +-5 points")
+    eval_split: str = flag("test", "split of those tasks; choose settings on dev")
+    save_every: int = flag(25, "updates between checkpoints: what a killed run loses at most")
+    keep_groups: int = flag(1, "groups of each update that are written to rollouts.jsonl")
+    threads: int = flag(0, "CPU threads for torch; 0 leaves torch's own choice")
 
 
-def demos(c, index, horizon):
-    return demonstrations("train", index, horizon, c.demo_noise, c.history)
+def parse_config(argv: list[str] | None = None) -> Config:
+    """Command line -> Config; a value that cannot work ends with one line and exit code 2."""
+    parser = argparse.ArgumentParser(description="Train TraceR1: warm start, stage 1, stage 2.",
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for f in dataclasses.fields(Config):
+        kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool) else {"type": type(f.default)}
+        parser.add_argument(f"--{f.name}", default=f.default, help=f.metadata["help"], **kind)
+    config = Config(**vars(parser.parse_args(argv)))
+    at_least = {"horizon": 1, "group_size": 2, "history": 0, "prompts_per_update": 1, "micro_batch": 1, "updates_per_batch": 1, "train_tasks": 1,
+                "warmup_batch": 1, "warmup_horizon": 1, "reading_steps": 1, "warmup_steps": 1, "eval_tasks": 1, "save_every": 1, "lora_rank": 1,
+                "stage1_updates": 0, "stage2_updates": 0, "keep_groups": 0, "lambda_rep": 0, "lambda_align": 0, "kl_weight": 0}
+    for name, least in at_least.items():
+        if getattr(config, name) < least:
+            die(f"--{name} {getattr(config, name)}: must be at least {least}")
+    if not config.temperature > 0 or not 0 <= config.gamma <= 1 or not 0 <= config.demo_noise <= 1:
+        die("--temperature must be above 0, --gamma and --demo_noise between 0 and 1")
+    if config.credit not in ("step", "trajectory"):
+        die(f"--credit {config.credit}: choose step or trajectory")
+    if unknown := set(config.stages.split(",")) - {"warmup", "stage1", "stage2"}:
+        die(f"--stages: unknown stage {', '.join(sorted(unknown))}; choose from warmup, stage1, stage2")
+    return config
 
 
-def teach_reading(policy, c):
-    """Each vision token, through the tied head, names what begins in its cell."""
-    core, rng = policy.core, random.Random(f"read {c.seed}")
+# ----------------------------------------------------------------------------------------------------------------------
+# Warm start: what a hub model brings along. The tiny model learns to read, then imitates a demonstrator that is often wrong
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def warm_base(config: Config) -> Path:
+    """Folder of the warm-started model for these settings, made if it is not there yet."""
+    if config.model:
+        return Path(config.model)
+    names = ("seed", "history", "train_tasks", "demo_noise", "reading_steps", "warmup_steps", "warmup_batch", "warmup_lr", "warmup_horizon")
+    made_by = {name: getattr(config, name) for name in names}
+    folder = Path(config.warmup_dir) / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]
+    if (folder / "warmup.json").exists():
+        return folder
+    work = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")  # renamed when it is whole: two runs may warm up side by side
+    make_tiny(work, TOY_WORDS, config.seed)
+    policy = load_policy(work)
+    reading = teach_reading(policy, config)
+    loss, gate = imitate(policy, config)
+    policy.core.save_pretrained(work)
+    (work / "warmup.json").write_text(json.dumps({"made_by": made_by, "reading": reading, "loss": loss, "gate": gate}, indent=1))
+    if not (folder / "warmup.json").exists():
+        os.replace(work, folder)
+    return folder
+
+
+# Without this factor the features grow thirty times as long as a word's embedding, and the language model can add nothing to them.
+READING_SCALE = 20.0
+
+
+def teach_reading(policy: Policy, config: Config) -> float:
+    """Each vision token, through the tied head, names the icon or word that begins in its cell; returns the share right, last 20
+    batches. The tower is frozen afterwards: without this loss, later training would make it forget how to read."""
+    core, rng, right = policy.core, random.Random(f"reading {config.seed}"), []
+    vocabulary, table = policy.tokenizer.get_vocab(), core.model.language_model.embed_tokens.weight
+    weights = [*core.model.visual.requires_grad_(True).parameters(), table.requires_grad_(True)]
+    optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=config.reading_steps, pct_start=0.1)
+    share = torch.ones(len(vocabulary))
+    share[vocabulary["<blank>"]] = 0.1  # most cells are empty
+    for _ in (bar := tqdm(range(config.reading_steps), desc="reading ", unit="batch", disable=None)):
+        screens = [random_screen(rng, config) for _ in range(32)]
+        batch = policy.image_processor(images=[s.observe().screenshot() for s in screens], return_tensors="pt")
+        seen = core.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True).pooler_output
+        logits = READING_SCALE * torch.cat(seen) @ table.T                                        # [32 x 48, V]
+        truth = torch.tensor([vocabulary[cells.get((i % COLS, i // COLS), "<blank>")] for cells in map(ToyGUI.cells, screens)
+                              for i in range(ROWS * COLS)])
+        _step([optimizer], weights, torch.nn.functional.cross_entropy(logits, truth, weight=share), config.max_grad_norm)
+        schedule.step()
+        words = truth != vocabulary["<blank>"]
+        right = (right + [(logits.argmax(-1) == truth)[words].float().mean().item()])[-20:]
+        bar.set_postfix_str(f"words read {sum(right) / len(right):.1%}")
+    core.requires_grad_(False)
+    return sum(right) / len(right)
+
+
+def random_screen(rng: random.Random, config: Config) -> ToyGUI:
+    """A training task some random clicks later, so that all words and icons are seen on all kinds of screens."""
+    env = ToyGUI("train")
+    env.reset(rng.randrange(config.train_tasks))
+    for _ in range(rng.randrange(8)):
+        env.step(env.oracle(1)[0] if rng.random() < 0.5 else env.point_at(rng.choice(env.elements())))
+    for widget, held in env.values.items():
+        env.values[widget] = rng.choice(VALUES) if held == "" and rng.random() < 0.3 else held
+    return env
+
+
+def imitate(policy: Policy, config: Config) -> tuple[float, dict]:
+    """Supervised steps: given a state of a demonstration, write the reference for its next steps. Half of the prompts carry a plan,
+    half of those a damaged one, so that the same base can serve runs with and without --carry_forecast."""
+    core, rng, losses = policy.core, random.Random(f"warm start {config.seed}"), []
     core.requires_grad_(True)
-    params = [*core.model.visual.parameters(), core.model.language_model.embed_tokens.weight]
-    opt = torch.optim.AdamW(params, lr=2e-3, weight_decay=0.0)
-    sched = torch.optim.lr_scheduler.OneCycleLR(opt, 4e-3, total_steps=c.reading_steps, pct_start=0.1)
-    vocab = policy.tokenizer.get_vocab()
-    for step in tqdm(range(c.reading_steps), desc="reading", disable=None):
-        images, labels = [], []
-        while len(images) < 32:
-            env = ToyGUI("train"); env.reset(rng.randrange(c.train_tasks))
-            for _ in range(rng.randrange(7)):
-                if rng.random() < 0.5:
-                    env._apply(env.oracle(1)[0])
-                else:
-                    el = rng.choice(env.elements()); env._click(el)
-            if rng.random() < .3:
-                for w in env.values:
-                    if env.values[w] == "" and rng.random() < .5:
-                        env.values[w] = rng.choice(VALUES)
-            images.append(env.observe().screenshot()); cells = env.cells()
-            labels.append([vocab[cells.get((x, y), "<blank>")] for y in range(ROWS) for x in range(COLS)])
-        batch = policy.image_processor(images=images, return_tensors="pt")
-        out = core.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True)
-        logits = 20.0 * torch.cat(out.pooler_output) @ core.model.language_model.embed_tokens.weight.T
-        y = torch.tensor(labels).flatten()
-        w = torch.ones(logits.shape[1]); w[vocab["<blank>"]] = 0.1
-        loss = F.cross_entropy(logits, y, weight=w)
-        opt.zero_grad(); loss.backward(); opt.step(); sched.step()
-        seen = y != vocab["<blank>"]
-        acc = (logits.argmax(-1) == y)[seen].float().mean().item()
-        if step % 20 == 0 or step == c.reading_steps - 1: print("reading", step, round(loss.item(), 3), round(acc, 4), flush=True)
-    return acc
+    core.model.visual.requires_grad_(False)
+    weights, end = trainable(policy), policy.tokenizer.eos_token
+    # Muon for the matrices of the layers: about twice as fast as AdamW alone, which serves the rest (docs/experiments.md).
+    matrices = [p for n, p in core.named_parameters() if p.requires_grad and p.ndim == 2 and ".layers." in n]
+    rest = [p for p in weights if not any(p is m for m in matrices)]
+    both = [torch.optim.Muon(matrices, lr=config.warmup_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=config.warmup_lr, weight_decay=0.01)]
+    schedules = [torch.optim.lr_scheduler.OneCycleLR(o, config.warmup_lr, total_steps=config.warmup_steps, pct_start=0.1, cycle_momentum=False)
+                 for o in both]
+    for _ in (bar := tqdm(range(config.warmup_steps), desc="imitating", unit="batch", disable=None)):
+        horizon, seen, wanted = rng.randint(1, config.warmup_horizon), [], []
+        while len(seen) < config.warmup_batch:
+            for observation, acts in demonstrated(config, rng, horizon):
+                seen.append(observation)
+                wanted.append([policy.tokenizer(format_forecast(acts) + end)["input_ids"]])
+        logprobs, mask = completion_logprobs(policy, encode(policy, seen, horizon), wanted)
+        _step(both, weights, -logprobs.sum() / mask.sum(), config.max_grad_norm)
+        for schedule in schedules:
+            schedule.step()
+        losses.append(-logprobs.sum().item() / mask.sum().item())
+        bar.set_postfix_str(f"loss {np.mean(losses[-20:]):.3f}")
+    core.requires_grad_(False)
+    return float(np.mean(losses[-20:])), gate(policy, config)
 
 
-def corrupt(plan, rng):
-    plan = list(plan)[: rng.randint(0, len(plan))] if rng.random() < .3 else list(plan)
-    return tuple(Action("click", rng.choice(SCREEN_WORDS)) if rng.random() < .3 else a for a in plan)
+def demonstrated(config: Config, rng: random.Random, horizon: int) -> list[tuple[Observation, tuple[Action, ...]]]:
+    """Two states of one demonstration, each with the reference for its next `horizon` steps."""
+    record = demonstration("train", rng.randrange(config.train_tasks), config.warmup_horizon, config.demo_noise, config.history)
+    found = []
+    for i in rng.sample(range(len(record)), 2):
+        plan = ()
+        if i and rng.random() < 0.5:
+            plan = record[i - 1].reference[1:horizon]
+            if rng.random() < 0.5:
+                plan = tuple(Action("click", rng.choice(SCREEN_WORDS)) if rng.random() < 0.3 else a for a in plan[: rng.randint(0, horizon)])
+        found.append((dataclasses.replace(record[i].observation, plan=tuple(plan)), record[i].reference[:horizon]))
+    return found
 
 
-def warm_start(policy, c):
-    core, rng = policy.core, random.Random(f"warm {c.seed}")
-    core.requires_grad_(True); core.model.visual.requires_grad_(False)
-    params = [p for p in core.parameters() if p.requires_grad]
-    opt = torch.optim.AdamW(params, lr=c.warmup_lr, weight_decay=0.01)
-    sched = torch.optim.lr_scheduler.OneCycleLR(opt, c.warmup_lr, total_steps=c.warmup_steps, pct_start=0.1)
-    eos = policy.tokenizer.eos_token
-    bar = tqdm(range(c.warmup_steps), desc="warm start", disable=None)
-    for step in bar:
-        obs, targets, hs = [], [], []
-        T = rng.randint(1, c.warmup_horizon)
-        while len(obs) < c.warmup_batch:
-            d = demos(c, rng.randrange(c.train_tasks), c.warmup_horizon)
-            for i in rng.sample(range(len(d)), min(2, len(d))):
-                e, acts = d[i]
-                if len(acts) < T and acts[-1].kind != "done":
-                    continue
-                plan = ()
-                if i and rng.random() < .5:
-                    plan = d[i - 1][0].reference[1:c.horizon]
-                    if rng.random() < .5: plan = corrupt(plan, rng)
-                o = e.observation
-                obs.append(Observation(o.instruction, o.screenshot, o.history, tuple(plan)))
-                targets.append([policy.tokenizer(format_forecast(acts[:T]) + eos)["input_ids"]])
-        lp, mask = completion_logprobs(policy, encode(policy, obs, T), targets)
-        loss = -lp.sum() / mask.sum()
-        opt.zero_grad(); loss.backward(); torch.nn.utils.clip_grad_norm_(params, 1.0); opt.step(); sched.step()
-        bar.set_postfix(loss=round(loss.item(), 3))
-        if step % 50 == 0 or step == c.warmup_steps - 1: print("warm", step, round(loss.item(), 3), flush=True)
+def gate(policy: Policy, config: Config, n: int = 200) -> dict:
+    """Is the warm start fit to be compared with and without a carried forecast? Share of right first actions on held-out states
+    with an empty prompt, with the oracle's plan in it, and with a misleading one; and the same for dialogs alone."""
+    rng, states = random.Random(f"gate {config.seed}"), []
+    while len(states) < n:
+        record = demonstration("dev", len(states), config.horizon, config.demo_noise, config.history)
+        i = rng.randrange(len(record))
+        other = demonstration("dev", len(states) + 1, config.horizon, 0.0, config.history)[0].reference
+        states.append((record[i], record[max(0, i - 1)].reference[1:], other))
+    found, how = {}, Sampling(1, 1, 0.0, policy.max_new_tokens(1))
+    for name, plans in (("without", [()] * n), ("with_plan", [s[1] for s in states]), ("misled", [s[2] for s in states])):
+        seen = [dataclasses.replace(s[0].observation, plan=tuple(plan)) for s, plan in zip(states, plans, strict=True)]
+        groups = sample(policy, encode(policy, seen, 1), how)
+        right = [bool(g[0].forecast) and names_target(g[0].forecast[0], s[0]) for g, s in zip(groups, states, strict=True)]
+        dialogs = [r for r, s in zip(right, states, strict=True) if len(s[0].elements) <= 3 and s[0].boxes]
+        found[name] = {"first_action": float(np.mean(right)), "n": n, "dialogs": float(np.mean(dialogs)) if dialogs else None,
+                       "n_dialogs": len(dialogs)}
+    return found
 
 
-def draw_examples(c, stage, update):
-    rng = random.Random(f"draw {c.seed} {stage} {update}")
-    out = []
-    for _ in range(c.prompts_per_update):
-        d = demos(c, rng.randrange(c.train_tasks), c.horizon)
-        out.append(rng.choice(d)[0])
-    return out
+def names_target(action: Action, example: Example) -> bool:
+    """Whether an action says what the reference does, by either name of the element."""
+    truth = example.reference[0]
+    names = [label for label, box in example.elements if box in example.boxes] + [truth.text]
+    return any(similarity(action, dataclasses.replace(truth, text=name)) == 1.0 for name in names)
 
 
-def score(groups, stage, c):
+def _step(optimizers, weights, loss, max_norm: float) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, max_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# GRPO: one loop for both stages
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def draw_examples(policy: Policy, config: Config, stage: str, update: int) -> list[Example]:
+    """P states of demonstrations, with the oracle's plan from there as the reference. With --carry_forecast each prompt carries what
+    is left of a forecast that the policy itself made one step earlier."""
+    rng, drawn = random.Random(f"draw {config.seed} {stage} {update}"), []
+    for _ in range(config.prompts_per_update):
+        record = demonstration("train", rng.randrange(config.train_tasks), config.horizon, config.demo_noise, config.history)
+        i = rng.randrange(len(record))
+        drawn.append((record[i], record[i - 1] if i else None, record[i - 2].reference[1:] if i > 1 else ()))
+    examples = [example for example, _, _ in drawn]
+    if config.carry_forecast and (later := [k for k, d in enumerate(drawn) if d[1]]):
+        before = [dataclasses.replace(drawn[k][1].observation, plan=tuple(drawn[k][2])) for k in later]
+        for k, (forecast, _) in zip(later, policy_planner(policy, config.horizon)(before, None), strict=True):
+            examples[k] = dataclasses.replace(examples[k], observation=dataclasses.replace(examples[k].observation, plan=tuple(forecast[1:])))
+    return examples
+
+
+def score(groups: list[Group], stage: str, config: Config) -> None:
+    """Fill in reward terms and advantages. Stage 2 asks the frozen tool agent what it makes of the first forecast step."""
     for group in groups:
-        e = group.example
+        truth = group.example
         for r in group.rollouts:
             if stage == "stage1":
-                r.reward_terms, r.step_rewards = trajectory_reward(r.forecast, e.reference, c.horizon, c.gamma, c.lambda_align, c.lambda_rep, r.parse_error is None)
+                r.reward_terms, r.step_rewards = trajectory_reward(r.forecast, truth.reference, config.horizon, config.gamma, config.lambda_align,
+                                                                   config.lambda_rep, r.parse_error is None)
             else:
-                ex = ground(r.forecast[0], e.elements, e.key) if r.forecast else None
-                v = grounded_reward(ex, e.reference[0], e.boxes)
-                r.reward_terms, r.step_rewards = {"grounded": v, "reward": v}, [v] + [0.0] * c.horizon
-        adv = group_advantages(np.array([r.step_rewards for r in group.rollouts]), c.credit, c.std_normalise)
-        for r, a in zip(group.rollouts, adv):
-            r.advantages = a.tolist()
+                executed = ground(r.forecast[0], truth.elements, truth.key) if r.forecast else None
+                value = grounded_reward(executed, truth.reference[0], truth.boxes)
+                r.reward_terms, r.step_rewards = {"grounded": value, "reward": value}, [value] + [0.0] * config.horizon
+        advantages = group_advantages(np.array([r.step_rewards for r in group.rollouts]), config.credit, config.std_normalise)
+        for r, a in zip(group.rollouts, advantages.tolist(), strict=True):
+            r.advantages = a
 
 
-def grpo_loss(logprobs, old, advantages, mask, normaliser, clip_low, clip_high):
-    ratio = (logprobs - old).exp()
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return -(torch.minimum(ratio * advantages, clipped * advantages) * mask).sum() / normaliser
+def grpo_loss(logprobs, old_logprobs, advantages, mask, normaliser: int, clip_low: float = 0.2, clip_high: float = 0.2,
+              ref_logprobs=None, kl_weight: float = 0.0):
+    """Clipped policy-gradient loss of a micro-batch, all tensors [P, G, C]: the paper's A grad log pi with PPO's ratio.
+
+    `normaliser` is the number of completion tokens of the whole batch, so that adding up micro-batches of any size gives one
+    and the same gradient. The KL term is k3 = exp(d) - d - 1 with d = log ref - log pi, which is never negative.
+    Returns (loss, sum over tokens of [outside the clip], sum of k3).
+    """
+    ratio = (logprobs - old_logprobs).exp()
+    objective = torch.minimum(ratio * advantages, ratio.clamp(1 - clip_low, 1 + clip_high) * advantages)
+    clipped = ((ratio < 1 - clip_low) & (advantages < 0)) | ((ratio > 1 + clip_high) & (advantages > 0))
+    kl = torch.zeros_like(logprobs)
+    if ref_logprobs is not None:
+        kl = (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs) - 1
+    loss = -((objective - kl_weight * kl) * mask).sum() / normaliser
+    return loss, (clipped * mask).sum().item(), (kl * mask).sum().item()
 
 
-def rl(policy, c, stage, n, log):
-    opt = torch.optim.AdamW(trainable(policy), lr=c.learning_rate, weight_decay=0.0)
-    how = Sampling(c.horizon, c.group_size, c.temperature, policy.max_new_tokens(c.horizon))
-    bar = tqdm(range(n), desc=stage, disable=None)
-    for update in bar:
-        gen = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(f"{c.seed} {stage} {update}".encode()).digest()[:7]))
-        for gr in opt.param_groups: gr["lr"] = c.learning_rate * min(1, (update + 1) / 10)
-        examples = draw_examples(c, stage, update)
-        t0 = time.time()
-        prompts = encode(policy, [e.observation for e in examples], c.horizon)
-        groups = [Group(e, p, r) for e, p, r in zip(examples, prompts, sample(policy, prompts, how, gen))]
-        score(groups, stage, c)
-        t1 = time.time()
-        total = sum(len(r.completion_ids) for g in groups for r in g.rollouts)
-        live = [g for g in groups if any(any(r.advantages) for r in g.rollouts)]
-        opt.zero_grad()
-        for i in range(0, len(live), c.micro_batch):
-            part = live[i:i + c.micro_batch]
-            lp, mask = completion_logprobs(policy, [g.prompt for g in part], [[r.completion_ids for r in g.rollouts] for g in part], c.temperature)
-            old, adv = torch.zeros_like(lp), torch.zeros_like(lp)
-            for p, g in enumerate(part):
-                for q, r in enumerate(g.rollouts):
-                    old[p, q, :len(r.old_logprobs)] = torch.tensor(r.old_logprobs)
-                    adv[p, q, :len(r.completion_ids)] = torch.tensor([r.advantages[s] for s in r.step_index])
-            grpo_loss(lp, old, adv, mask, total, c.clip_low, c.clip_high).backward()
-        gn = torch.nn.utils.clip_grad_norm_(trainable(policy), c.max_grad_norm).item()
-        opt.step()
-        rs = [r for g in groups for r in g.rollouts]
-        m = dict(stage=stage, update=update, reward=np.mean([r.reward for r in rs]), parse_error=np.mean([r.parse_error is not None for r in rs]),
-                 zero=1 - len(live) / len(groups), grad_norm=gn, first=np.mean([r.step_rewards[0] for r in rs]), nll=-np.mean([sum(r.old_logprobs) for r in rs]), ts=round(t1 - t0, 2), tu=round(time.time() - t1, 2))
-        bar.set_postfix(reward=m["reward"])
-        if update % 10 == 0: print({k: (round(v, 3) if isinstance(v, float) else v) for k, v in m.items()}, flush=True)
+def has_signal(group: Group) -> bool:
+    return any(a != 0 for r in group.rollouts for a in r.advantages)
 
 
-def main():
-    p = argparse.ArgumentParser()
-    for f in dataclasses.fields(Config):
-        kind = argparse.BooleanOptionalAction if isinstance(f.default, bool) else None
-        p.add_argument(f"--{f.name}", default=f.default, help=f.metadata["help"], **({"action": kind} if kind else {"type": type(f.default)}))
-    c = Config(**vars(p.parse_args()))
-    if c.threads: torch.set_num_threads(c.threads)
-    out = Path(c.output_dir); out.mkdir(parents=True, exist_ok=True)
-    base = Path(c.warmup_dir) / f"seed{c.seed}"
-    T = {}
-    if not base.exists():
-        t = time.time()
-        make_tiny(base.with_suffix(".tmp"), TOY_WORDS, c.seed)
-        policy = load_policy(base.with_suffix(".tmp"))
-        print("read", teach_reading(policy, c), time.time() - t); t = time.time()
-        warm_start(policy, c); print("warm", time.time() - t)
-        base.mkdir(parents=True)
-        policy.core.save_pretrained(base); policy.tokenizer.save_pretrained(base); policy.image_processor.save_pretrained(base)
-    policy = load_policy(base)
-    def report(name, split="test", n=c.eval_tasks, carry=c.carry_forecast):
-        t = time.time()
-        m, _ = evaluate_toy(policy_planner(policy, c.horizon), split, n, c.horizon, c.history, carry=carry)
-        print(name, split, {k: (np.round(v, 3).tolist()) for k, v in m.items()}, round(time.time() - t, 1), flush=True)
-    if "warmup" in c.stages:
-        report("warm", "dev")
-        report("warm carry", "dev", 200, True)
-    add_lora(policy, c.lora_rank, c.lora_alpha, c.seed)
-    for stage, n in (("stage1", c.stage1_updates), ("stage2", c.stage2_updates)):
-        if stage in c.stages:
-            t = time.time(); rl(policy, c, stage, n, None); print(stage, time.time() - t)
-            report(stage, "dev")
+def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer) -> dict[str, float]:
+    """One optimiser step (or --updates_per_batch of them) on scored groups; returns loss, grad_norm, clip_ratio and kl.
+
+    A group whose rewards are all equal has no gradient (without a KL term): it skips forward and backward but its tokens stay in
+    the normaliser.
+    """
+    weights = trainable(policy)
+    tokens = sum(len(r.completion_ids) for g in groups for r in g.rollouts)
+    live = groups if config.kl_weight else [g for g in groups if has_signal(g)]
+    found = {"loss": 0.0, "grad_norm": 0.0, "clip_ratio": 0.0, "kl": 0.0}
+    for _ in range(config.updates_per_batch):
+        optimizer.zero_grad()
+        for start in range(0, len(live), config.micro_batch):
+            part = live[start:start + config.micro_batch]
+            prompts, written = [g.prompt for g in part], [[r.completion_ids for r in g.rollouts] for g in part]
+            logprobs, mask = completion_logprobs(policy, prompts, written, config.temperature)
+            reference = None
+            if config.kl_weight:
+                with torch.no_grad(), policy.peft.disable_adapter():
+                    reference, _ = completion_logprobs(policy, prompts, written, config.temperature)
+            old, advantages = _padded(part, lambda r: r.old_logprobs, mask), _padded(part, lambda r: [r.advantages[s] for s in r.step_index], mask)
+            loss, clipped, kl = grpo_loss(logprobs, old, advantages, mask, tokens, config.clip_low, config.clip_high, reference, config.kl_weight)
+            loss.backward()
+            found["loss"] += loss.item() / config.updates_per_batch
+            found["clip_ratio"] += clipped / tokens / config.updates_per_batch
+            found["kl"] += kl / tokens / config.updates_per_batch
+        found["grad_norm"] = torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm).item()
+        optimizer.step()
+    return found
+
+
+def _padded(groups: list[Group], values, mask):
+    """Per-token numbers of each rollout -> [P, G, C] like the mask."""
+    table = torch.zeros(mask.shape)
+    for p, group in enumerate(groups):
+        for g, r in enumerate(group.rollouts):
+            table[p, g, : len(r.completion_ids)] = torch.tensor(values(r))
+    return table.to(mask.device)
+
+
+def summary(groups: list[Group]) -> dict[str, float]:
+    """What one update saw; each metric is explained in the README."""
+    rollouts: list[Rollout] = [r for g in groups for r in g.rollouts]
+    terms = {name: float(np.mean([r.reward_terms[name] for r in rollouts])) for name in rollouts[0].reward_terms}
+    return terms | {
+        "reward_std": float(np.mean([np.std([r.reward for r in g.rollouts]) for g in groups])),
+        "first_step": float(np.mean([r.step_rewards[0] > 0 for r in rollouts])),
+        "frac_zero_std": float(np.mean([not has_signal(g) for g in groups])),
+        "frac_parse_error": float(np.mean([r.parse_error is not None for r in rollouts])),
+        "steps": float(np.mean([len(r.forecast) for r in rollouts])),
+        "tokens": sum(len(r.completion_ids) for r in rollouts),
+        "entropy": float(-np.mean([p for r in rollouts for p in r.old_logprobs])),
+    }
+
+
+def run_stage(policy: Policy, config: Config, stage: str, run: "Run") -> None:
+    """All updates of one stage, from where the checkpoint stands."""
+    optimizer = torch.optim.AdamW(trainable(policy), lr=config.learning_rate, weight_decay=0.0)
+    how = Sampling(config.horizon, config.group_size, config.temperature, policy.max_new_tokens(config.horizon))
+    first, total = run.restore(policy, optimizer, stage), getattr(config, f"{stage}_updates")
+    flat = 0
+    for update in (bar := tqdm(range(first, total), desc=stage, initial=first, total=total, unit="update", disable=None)):
+        # Each update has its own generator: nothing but weights and optimiser state needs to survive a restart.
+        generator = torch.Generator(policy.device).manual_seed(int(hashlib.sha256(f"{config.seed} {stage} {update}".encode()).hexdigest()[:15], 16))
+        examples = draw_examples(policy, config, stage, update)
+        prompts = encode(policy, [e.observation for e in examples], config.horizon)
+        groups = [Group(*parts) for parts in zip(examples, prompts, sample(policy, prompts, how, generator), strict=True)]
+        score(groups, stage, config)
+        line = {"stage": stage, "update": update} | summary(groups) | update_policy(policy, groups, config, optimizer)
+        flat = flat + 1 if line["frac_zero_std"] > 0.9 else 0
+        if flat == 10:
+            tqdm.write("warning: for 10 updates more than 90 % of the groups had equal rewards, so there is almost nothing to learn from; "
+                       "rollouts.jsonl shows what was sampled (all unreadable? temperature too low? task solved?)", file=sys.stderr)
+        run.log(line, groups[: config.keep_groups])
+        bar.set_postfix_str(f"reward {line['reward']:.2f}, success {run.last_success}")
+        if (update + 1) % config.save_every == 0 or update + 1 == total:
+            run.save(policy, optimizer, stage, update + 1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The run folder: logs, checkpoint, results
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """The files of one run. A checkpoint remembers how long the logs were when it was written: a resumed run cuts them there, so
+    that it ends with the same files as a run that was never stopped."""
+
+    def __init__(self, config: Config):
+        self.config, self.folder, self.last_success = config, Path(config.output_dir), "-"
+        self.results = {"seed": config.seed, "config": dataclasses.asdict(config), "seconds": {}, config.eval_split: {}}
+        self.state: dict = {}
+        if config.resume:
+            self._reopen()
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            die(f"{self.folder} is not empty: add --resume to go on with it, or choose another --output_dir")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            die(f"cannot write to {self.folder}: {error.strerror}")
+        self.base = warm_base(config)
+        write(self.folder / "config.json", json.dumps({"base": str(self.base)} | dataclasses.asdict(config), indent=1))
+
+    def _reopen(self) -> None:
+        path = self.folder / "config.json"
+        if not path.exists():
+            die(f"--resume: there is no {path}")
+        try:
+            before = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            die(f"--resume: {path} is damaged: {error}")
+        now = dataclasses.asdict(self.config)
+        free = ("resume", "output_dir", "threads", "micro_batch", "save_every")  # settings that do not change the result
+        if changed := [name for name in now if name not in free and before.get(name) != now[name]]:
+            die(f"--resume: {path} was made with other settings: " + ", ".join(f"{n} {before.get(n)!r}, not {now[n]!r}" for n in changed))
+        if (self.folder / "checkpoint.pt").exists():
+            self.state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+            self.results = json.loads(self.state["results"])
+        for name in ("metrics.jsonl", "rollouts.jsonl"):
+            if (self.folder / name).exists():
+                os.truncate(self.folder / name, self.state.get(name, 0))
+
+    def restore(self, policy: Policy, optimizer, stage: str) -> int:
+        """Weights and optimiser as the checkpoint has them; returns the update to go on with."""
+        if self.state.get("stage") != stage:
+            return 0
+        named = dict(policy.core.named_parameters())
+        with torch.no_grad():
+            for name, value in self.state["weights"].items():
+                named[name].copy_(value)
+        optimizer.load_state_dict(self.state["optimizer"])
+        return self.state["update"]
+
+    def log(self, line: dict, groups: list[Group]) -> None:
+        with open(self.folder / "metrics.jsonl", "a") as out:
+            out.write(json.dumps(line) + "\n")
+        with open(self.folder / "rollouts.jsonl", "a") as out:
+            for group in groups:
+                for r in group.rollouts:
+                    out.write(json.dumps({"stage": line["stage"], "update": line["update"]} | r.record(group.example)) + "\n")
+
+    def save(self, policy: Policy, optimizer, stage: str, update: int) -> None:
+        weights = {n: p.detach() for n, p in policy.core.named_parameters() if p.requires_grad}
+        self.state = {"stage": stage, "update": update, "weights": weights, "optimizer": optimizer.state_dict(), "results": json.dumps(self.results)}
+        self.state |= {name: (self.folder / name).stat().st_size for name in ("metrics.jsonl", "rollouts.jsonl")}
+        torch.save(self.state, self.folder / "checkpoint.tmp")
+        os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
+
+    def save_adapter(self, policy: Policy, name: str) -> None:
+        policy.peft.save_pretrained(self.folder / f"{name}.tmp")
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        os.replace(self.folder / f"{name}.tmp", self.folder / name)
+
+    def draw(self, policy: Policy) -> None:
+        """curves.png and episode.png: what a person looks at first."""
+        c, split = self.config, self.config.eval_split
+        with open(self.folder / "metrics.jsonl") as lines:
+            draw_curves([json.loads(line) for line in lines], self.results[split], split, self.folder / "curves.png")
+        _, plays = evaluate_toy(policy_planner(policy, c.horizon), split, 20, c.horizon, c.history, carry=c.carry_forecast)
+        solved = [p for p in plays if p.success] or plays
+        draw_episode(max(solved, key=lambda p: len(p.results)), self.folder / "episode.png")
+        print(f"pictures: {self.folder / 'curves.png'}, {self.folder / 'episode.png'}; numbers: {self.folder / 'results.json'}")
+
+    def examine(self, name: str, planner) -> None:
+        """Play the held-out tasks once and keep the result: a resumed run does not play them again."""
+        c, split = self.config, self.config.eval_split
+        if name not in self.results[split]:
+            with tqdm(total=c.eval_tasks, desc=f"exam: {name}", unit="task", disable=None) as bar:
+                found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, carry=c.carry_forecast, progress=bar.update)
+            self.results[split][name] = found
+            write(self.folder / "results.json", json.dumps(self.results, indent=1))
+        found = self.results[split][name]
+        self.last_success = f"{found['success']:.1%}"
+        low, high = found["ci95"]
+        tqdm.write(f"{name:8} {split}: success {self.last_success} (95 % interval {low:.1%} to {high:.1%}, n = {found['n']}), "
+                   f"first action right {found['accuracy_at_k'][0]:.1%}, refused by the tool agent {found['failed']:.1%}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(argv)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    clock = time.monotonic()
+    run = Run(config)
+
+    def lap(name: str) -> None:
+        nonlocal clock
+        run.results["seconds"].setdefault(name, round(time.monotonic() - clock, 1))
+        clock = time.monotonic()
+
+    per_update = config.prompts_per_update * config.group_size
+    print(f"{config.prompts_per_update} prompts x {config.group_size} forecasts = {per_update} rollouts an update, "
+          f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, seed {config.seed}", flush=True)
+    policy = load_policy(run.base)
+    lap("warmup")
+    run.examine("random", random_planner(config.seed))
+    run.examine("warmup", policy_planner(policy, config.horizon))
+    lap("exams")
+    add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
+    for stage in ("stage1", "stage2"):
+        if stage not in config.stages.split(","):
+            continue
+        if (run.folder / stage).exists() and run.state.get("stage") != stage:  # finished before the run was stopped
+            continue
+        run_stage(policy, config, stage, run)
+        run.save_adapter(policy, stage)
+        lap(stage)
+        run.examine(stage, policy_planner(policy, config.horizon))
+    run.save_adapter(policy, "adapter")
+    run.examine("oracle", oracle_planner(config.horizon))
+    lap("exams")
+    write(run.folder / "results.json", json.dumps(run.results, indent=1))
+    run.draw(policy)
 
 
 if __name__ == "__main__":
