@@ -86,7 +86,7 @@ class Config:
     updates_per_batch: int = flag(1, "optimiser steps on the same rollouts; with 1 the ratio is exactly 1 and the clip never acts")
     clip_low: float = flag(0.2, "the ratio may fall to 1 - clip_low before its gradient stops")
     clip_high: float = flag(0.2, "and rise to 1 + clip_high")
-    kl_weight: float = flag(0.0, "weight of the KL term to the policy without adapters; 0 needs no second forward (DEPARTURE: the paper leaves it open)")
+    kl_weight: float = flag(0.0, "weight of the KL term to the policy without adapters; 0 saves a forward (DEPARTURE: the paper leaves it open)")
     temperature: float = flag(1.0, "of sampling and of scoring alike; below 1 groups lose their spread")
     learning_rate: float = flag(1e-3, "of the adapters; chosen on the split dev (docs/experiments.md)")
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm; guards against a rare bad batch")
