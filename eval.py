@@ -13,13 +13,39 @@ import json
 import math
 import os
 import random
-from collections.abc import Sequence
+import string
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from agent import Planner, Play, load_policy, play, policy_planner, read_run
-from envs import SPLITS, VALUES, Action, ToyGUI, _font, die, execute, inside
+from envs import (
+    SPLITS,
+    VALUES,
+    Action,
+    BadRecord,
+    Box,
+    Episode,
+    Observation,
+    Point,
+    Report,
+    Step,
+    ToyGUI,
+    _font,
+    die,
+    execute,
+    get,
+    inside,
+    load_recorded,
+    numbers,
+    one_line,
+    parse_json,
+)
 from rewards import repetitions, similarity
 
 
@@ -159,6 +185,293 @@ def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Recorded benchmarks: the official rules, by protocol
+# ----------------------------------------------------------------------------------------------------------------------
+# | data set       | protocol | a step is right when the type agrees and                                                           |
+# |----------------|----------|----------------------------------------------------------------------------------------------------|
+# | androidcontrol | os-atlas | the point is within 14 % of the screen; the first word of a text or app agrees; else all is equal  |
+# | androidcontrol | box      | the same, or the point is in the smallest visible accessibility node around the reference          |
+# | gui-odyssey    | official | the point is in sam2_bbox or within 0.14; text: substring or edit similarity >= 0.5; direction     |
+# | gui-odyssey    | strict   | the same with two slips of the official script: an empty bbox is wrong, texts end at their first ":" |
+# | gui-odyssey    | os-atlas | the point is within 14 %; text: token F1 > 0.5, the word TYPE among the tokens; direction          |
+# | mind2web       | official | the point is in a positive box and Op.F1 is 1                                                      |
+# | mind2web       | strict   | the same, with tokens such as "()" dropped too (the script tests for a piece of string.punctuation) |
+# Points keep their fractions on the grids. A pointing action without a point has its type only. Scroll directions are the
+# content's on both sides: official labels that name the finger's way agree exactly when these do.
+
+WORDS = {"click": "CLICK", "long_press": "LONG_PRESS", "type": "TYPE", "scroll": "SCROLL", "open_app": "OPEN_APP", "wait": "WAIT",
+         "back": "PRESS_BACK", "home": "PRESS_HOME", "recent": "PRESS_RECENT", "done": "COMPLETE", "fail": "IMPOSSIBLE"}
+
+
+def word(action: Action) -> str:
+    """The type as OS-Atlas and GUI-Odyssey write it; kinds that they do not know equal none of theirs."""
+    return WORDS.get(action.kind, action.kind.upper())
+
+
+def gold_text(step: Step) -> str:
+    """The reference's text as recorded: on one line, as every Action is, but not cut at 500 characters."""
+    return one_line(step.raw.get("text", step.action.text), None)
+
+
+def grid(point: Point) -> Point:
+    """A point in 0..1 on the 0-1000 grid. To nine decimals: 0.57 * 1000 is 570, not 569.9999999999999."""
+    return round(point[0] * 1000, 9), round(point[1] * 1000, 9)
+
+
+def near(action: Action, step: Step) -> bool:
+    """OS-Atlas's rule for points: at most 140 apart on the 0-1000 grid (1e-6: exactly 140 is right, whatever the floats do)."""
+    return action.point is not None and math.dist(grid(action.point), step.raw.get("grid") or grid(step.action.point)) <= 140 + 1e-6
+
+
+def inside_any(point: Point | None, boxes: Iterable[Box]) -> bool:
+    """Whether the point is in one of the boxes, edges included (1e-9 for the division by the screen's size)."""
+    return point is not None and any(inside(point, (x1 - 1e-9, y1 - 1e-9, x2 + 1e-9, y2 + 1e-9)) for x1, y1, x2, y2 in boxes)
+
+
+def set_f1(ours: set[str], theirs: set[str]) -> float:
+    """F1 of two sets of tokens, 0 when they share none; rounded as the official scripts round (it matters at exactly 0.5)."""
+    if not ours & theirs:
+        return 0.0
+    precision, recall = len(ours & theirs) / len(ours), len(ours & theirs) / len(theirs)
+    return 2 * (precision * recall) / (precision + recall)
+
+
+def words_f1(ours: str, theirs: str) -> float:
+    """set_f1 of the lower-case words."""
+    return set_f1(set(ours.lower().split()), set(theirs.lower().split()))
+
+
+def os_atlas_string(action: Action, text: str) -> str:
+    """The action as OS-Atlas writes it, without its point: "TYPE [hello world]", "SCROLL [UP]", "PRESS_BACK"."""
+    bracket = {"type": f" [{text}]", "open_app": f" [{text}]", "scroll": f" [{text.upper()}]"}
+    return word(action) + bracket.get(action.kind, "")
+
+
+def os_atlas(action: Action | None, step: Step) -> dict:
+    """AndroidControl, protocol A: OS-Atlas eval_scripts/android_control/evaluation_unify.py. Its quirk is kept: of a text only the second
+    token of the string counts, so "TYPE [new york]" is right for "TYPE [new jersey]" and wrong for "TYPE [new]"."""
+    if action is None or word(action) != word(step.action):
+        return {"type_match": False, "correct": False}
+    ours, gold = os_atlas_string(action, action.text), os_atlas_string(step.action, gold_text(step))
+    if action.kind in ("click", "long_press"):
+        return {"type_match": True, "correct": near(action, step)}
+    first_words = action.kind in ("type", "open_app") and words_f1(ours.split()[1], gold.split()[1]) > 0.5
+    return {"type_match": True, "correct": ours == gold or first_words}
+
+
+def os_atlas_box(action: Action | None, step: Step) -> dict:
+    """Protocol A, and a point inside the element's box is right too."""
+    row = os_atlas(action, step)
+    return row | {"correct": row["correct"] or (row["type_match"] and inside_any(action.point, step.boxes))}
+
+
+def edit_distance(one: str, two: str) -> int:
+    """Levenshtein distance, one row of the table at a time."""
+    row = list(range(len(one) + 1))
+    for i, b in enumerate(two, 1):
+        last, row[0] = row[0], i
+        for j, a in enumerate(one, 1):
+            last, row[j] = row[j], last if a == b else 1 + min(last, row[j], row[j - 1])
+    return row[-1]
+
+
+def odyssey(action: Action | None, step: Step, strict: bool = False) -> dict:
+    """GUI-Odyssey: src/eval_mm/GUIOdyssey_action_matching.py and evaluate_GUIOdyssey.py. An empty text is part of every text and so right;
+    case counts. strict: see the table; there both texts pass through the script's split(":")[1]."""
+    if action is None or word(action) != word(step.action):
+        return {"type_match": False, "correct": False}
+    correct = True
+    if action.kind in ("click", "long_press"):
+        bbox, correct = step.raw.get("bbox"), False
+        if action.point is not None and not (strict and bbox == []):
+            (x, y), gold = grid(action.point), step.raw["grid"]
+            correct = bool(bbox) and bbox[0] <= x <= bbox[2] and bbox[1] <= y <= bbox[3]
+            correct = correct or bool(np.linalg.norm(np.asarray((x, y)) / 1000 - np.asarray(gold) / 1000) <= 0.14)
+    elif action.kind == "type":
+        ours, gold = (text.split(":")[0].strip() if strict else text.strip() for text in (action.text, gold_text(step)))
+        correct = ours in gold or gold in ours or 1 - edit_distance(ours, gold) / max(len(ours), len(gold)) >= 0.5
+    elif action.kind == "scroll":
+        correct = action.text == step.action.text
+    return {"type_match": True, "correct": correct}
+
+
+def odyssey_os_atlas(action: Action | None, step: Step) -> dict:
+    """GUI-Odyssey in OS-Atlas eval_scripts/odyssey/evaluation_unify.py."""
+    if action is None or word(action) != word(step.action):
+        return {"type_match": False, "correct": False}
+    ours, gold = os_atlas_string(action, action.text), os_atlas_string(step.action, gold_text(step))
+    if action.kind in ("click", "long_press"):
+        return {"type_match": True, "correct": near(action, step)}
+    return {"type_match": True, "correct": words_f1(ours, gold) > 0.5 if action.kind == "type" else ours == gold}
+
+
+def mind2web(action: Action | None, step: Step, strict: bool = False) -> dict:
+    """Multimodal-Mind2Web: eval.py in UGround's offline_evaluation. A row also has "element" and "op_f1". Our typed step is click and text
+    in one, as the data has it; a hover is a CLICK there; other kinds are their own name, without a value."""
+    ops = {"click": "CLICK", "hover": "CLICK", "type": "TYPE", "select": "SELECT"}
+    op = ops.get(action.kind, action.kind.upper()) if action else ""
+    ours = f"{op} {action.text}" if op in ("TYPE", "SELECT") else op
+    both = [{token for token in text.lower().split() if not (token in string.punctuation and (strict or len(token) == 1))}
+            for text in (ours, f"{step.raw['op']} {step.raw['value']}")]
+    (width, height), boxes = step.raw["size"], step.raw["boxes"]
+    element = inside_any(action and action.point, ((x / width, y / height, (x + w) / width, (y + h) / height) for x, y, w, h in boxes))
+    op_f1 = set_f1(*both) if any(both) else 1.0
+    return {"type_match": op == step.raw["op"], "correct": element and op_f1 == 1, "element": element, "op_f1": op_f1}
+
+
+PROTOCOLS = {"androidcontrol": {"os-atlas": os_atlas, "box": os_atlas_box},   # the first of a set is its default
+             "gui-odyssey": {"official": odyssey, "strict": partial(odyssey, strict=True), "os-atlas": odyssey_os_atlas},
+             "mind2web": {"official": mind2web, "strict": partial(mind2web, strict=True)}}
+
+
+# Sums. A row is what a rule says of one step, with "id", "episode", "word" (the reference's type) and the episode's raw. Shares are 0..1.
+
+def mean(values: Iterable[float]) -> float | None:
+    """The mean, None of nothing."""
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def by(rows: list[dict], key: str) -> dict[str, list[dict]]:
+    """Rows that share row[key], in order of appearance."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row[key]].append(row)
+    return groups
+
+
+def android_control_metrics(rows: list[dict], split: str) -> dict:
+    """Type, Grounding (right CLICK / CLICK of right type; no LONG_PRESS) and Step accuracy; Step also by an episode's first sub-split."""
+    clicks = [row["correct"] for row in rows if row["word"] == "CLICK" and row["type_match"]]
+    subs = by([{**row, "subsplit": row["raw"].get("subsplit")} for row in rows], "subsplit")
+    return {"type_acc": mean(row["type_match"] for row in rows), "grounding_acc": mean(clicks),
+            "step_acc": mean(row["correct"] for row in rows),
+            "subsplits": {str(name): mean(row["correct"] for row in group) for name, group in subs.items()}}
+
+
+def odyssey_metrics(rows: list[dict], split: str) -> dict:
+    """AMS (right steps / steps) and SR (episodes all right / complete episodes); the random split's are the means over categories."""
+    def ams_sr(group: list[dict]) -> tuple[float, float]:
+        complete = [steps for steps in by(group, "episode").values() if len(steps) == steps[0]["raw"]["step_length"]]
+        return mean(row["correct"] for row in group), mean(all(row["correct"] for row in steps) for steps in complete) or 0.0
+    groups = by([{**row, "category": row["raw"]["category"]} for row in rows], "category")
+    shares = {name: ams_sr(group) for name, group in groups.items()} if split.startswith("random") else {"all": ams_sr(rows)}
+    found = {"AMS": mean(ams for ams, _ in shares.values()), "SR": mean(sr for _, sr in shares.values())}
+    return found | {"type_acc": mean(row["type_match"] for row in rows), "categories": {k: ams for k, (ams, _) in shares.items()}}
+
+
+def odyssey_os_atlas_metrics(rows: list[dict], split: str) -> dict:
+    """Type, Grounding (right CLICK / CLICK and LONG_PRESS of right type) and Step accuracy over the split's file."""
+    points = [row for row in rows if row["word"] in ("CLICK", "LONG_PRESS") and row["type_match"]]
+    return {"type_acc": mean(row["type_match"] for row in rows), "step_acc": mean(row["correct"] for row in rows),
+            "grounding_acc": mean(row["correct"] and row["word"] == "CLICK" for row in points)}
+
+
+def mind2web_metrics(rows: list[dict], split: str) -> dict:
+    """Ele.Acc, Op.F1 and Step SR: macro (mean over tasks of the task's mean) and micro (over steps). A task's missing steps count as 0."""
+    tasks = by(rows, "episode")
+    lengths = {task: max(len(group), group[0]["raw"]["n_steps"]) for task, group in tasks.items()}
+    found = {"n_padded": sum(lengths.values())}
+    for name, key in (("ele_acc", "element"), ("op_f1", "op_f1"), ("step_sr", "correct")):
+        sums = {task: sum(row[key] for row in group) for task, group in tasks.items()}
+        found[name] = mean(sums[task] / lengths[task] for task in tasks)
+        found[f"{name}_micro"] = sum(sums.values()) / found["n_padded"]
+    return found
+
+
+def metrics(name: str, protocol: str) -> Callable[[list[dict], str], dict]:
+    """The sums that belong to a protocol."""
+    odyssey_sums = odyssey_os_atlas_metrics if protocol == "os-atlas" else odyssey_metrics
+    return {"androidcontrol": android_control_metrics, "gui-odyssey": odyssey_sums, "mind2web": mind2web_metrics}[name]
+
+
+def read_predictions(path: str | Path) -> tuple[dict[str, Action | None], list[str]]:
+    """{"<episode_id>/<step>": action} from JSON lines {"id", "action": {"kind", "point": [x, y] or null, "text"}}, and the faults as
+    "file:line: why". A line with an id but no valid action counts as a wrong answer (None); of two lines with one id the first counts.
+    ValueError when the file cannot be read."""
+    actions, faults = {}, []
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                ident = None
+                try:
+                    record = parse_json(line, "line")
+                    ident = get(record, "id")
+                    if ident in actions:
+                        raise BadRecord(f"id: {ident} is there twice")
+                    actions[ident] = None
+                    action = get(record, "action", dict)
+                    point, text = action.get("point"), get({"text": "", **action}, "text")
+                    point = None if point is None else tuple(numbers(point, 2, "point"))
+                    actions[ident] = Action(get(action, "kind"), one_line(text), point)
+                except ValueError as error:   # BadRecord, or Action's own
+                    faults.append(f"{path}:{number}: {error}")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    return actions, faults
+
+
+def read_index(path: Path) -> set[str]:
+    """Step ids from OS-Atlas's ac_idx.txt, whose lines are episode_{id}_screenshot_{k} (7,708 of them). ValueError for another line."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {"{1}/{3}".format(*line.split("_")) for line in lines}
+    except (OSError, IndexError, UnicodeDecodeError):
+        raise ValueError(f"{path}: not a list of episode_<id>_screenshot_<k>") from None
+
+
+def observe(episode: Episode, step: Step, history: int) -> Observation:
+    """What the policy sees at a recorded step: the last `history` steps of the source as text, those left out included."""
+    index = step.raw["index"]
+    return Observation(episode.instruction, step.screenshot, episode.raw["texts"][max(0, index - history):index])
+
+
+def score_bench(name: str, root: str | Path, split: str, *, predict: Callable | None = None, predictions: str | Path | None = None,
+                protocol: str | None = None, index: str | Path | None = None, horizon: int = 1, history: int = 4) -> tuple[dict, list]:
+    """Scores an agent, predict(Observation, T) -> forecast of T actions (the first is scored), or a file of predictions. Returns what
+    --json writes and the rows of --per_step. `index` (AndroidControl) limits the steps to those of ac_idx.txt; ROOT/ac_idx.txt is found
+    by itself. With predict, lookahead[k-1] compares the k-th forecast action with the reference k-1 steps on. ValueError in one line."""
+    if protocol not in {None, *PROTOCOLS.get(name, ())}:
+        raise ValueError(f"{name} has no protocol {protocol!r}: {', '.join(PROTOCOLS.get(name, ()))}")
+    given, faults = read_predictions(predictions) if predictions else ({}, [])
+    index = index or (Path(root, "ac_idx.txt") if name == "androidcontrol" and Path(root, "ac_idx.txt").exists() else None)
+    only, report, rows = index and read_index(Path(index)), Report(), []
+    ahead = defaultdict(list)
+    episodes = load_recorded(name, root, split, report)
+    protocol = protocol or next(iter(PROTOCOLS[name]))
+    rule = PROTOCOLS[name][protocol]
+    for episode in episodes:
+        steps = {step.raw["index"]: step for step in episode.steps}
+        for at, step in steps.items():
+            ident = f"{episode.id}/{at}"
+            if only is not None and ident not in only:
+                continue
+            try:
+                forecast = predict(observe(episode, step, history), horizon) if predict else [given.get(ident)]
+            except BadRecord as error:   # its screenshot cannot be read
+                report.skip("steps", str(error))
+                continue
+            for k in range(horizon if predict else 0):
+                if at + k in steps:
+                    ahead[k].append(rule(forecast[k] if k < len(forecast) else None, steps[at + k]))
+            row = rule(forecast[0] if forecast else None, step)
+            rows.append({"id": ident, "episode": episode.id, "word": word(step.action), "raw": episode.raw, **row})
+    if not rows:
+        raise ValueError(f"{root}: split {split!r} has no step to score")
+    result = {"protocol": f"{name}/{protocol}", "split": split, "steps": f"{len(only)} of {Path(index).name}" if index else "all",
+              "n": len(rows), "skipped": sum(report.bad.values()), "why": report.messages[:50] + faults[:50], "notes": dict(report.notes)}
+    if predictions:
+        scored = {row["id"] for row in rows}
+        for key, ids in (("missing_predictions", [i for i in scored if i not in given]), ("unknown_predictions", given.keys() - scored)):
+            result |= {key: len(ids), f"{key}_first": sorted(ids)[:10]}
+    if predict:
+        result["lookahead"] = [{"k": k + 1, "n": len(found), "type_acc": mean(row["type_match"] for row in found),
+                                "step_acc": mean(row["correct"] for row in found)} for k, found in sorted(ahead.items())]
+    result |= metrics(name, protocol)(rows, split)
+    return result, [{key: row[key] for key in ("id", "type_match", "correct")} for row in rows]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Command line
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -192,22 +505,56 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def bench(args: argparse.Namespace) -> dict:
+    """A recorded benchmark: the policy of a run, or another agent's predictions, scored by the official rule."""
+    predict, shape = None, {}
+    if not args.data:
+        die(f"--bench {args.bench} needs --data ROOT")
+    if args.run:
+        config = read_run(args.run)
+        policy = load_policy(config["base"], Path(args.run) / "adapter")
+        predict = lambda seen, horizon: policy_planner(policy, horizon)([seen], None)[0][0]  # noqa: E731
+        shape = {"horizon": config["horizon"], "history": config["history"]}
+    found, rows = score_bench(args.bench, args.data, args.split, predict=predict, predictions=args.predictions, protocol=args.protocol,
+                              index=args.index, **shape)
+    if args.per_step:
+        write(Path(args.per_step), "".join(json.dumps(row) + "\n" for row in rows))
+    if found["skipped"]:
+        print(f"warning: {found['skipped']} records were skipped: {'; '.join(found['why'][:5])}", file=sys.stderr)
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Success of a trained policy and its baselines on held-out tasks.")
-    parser.add_argument("--run", required=True, help="folder of a run of train.py")
-    parser.add_argument("--bench", default="toy-gui", choices=["toy-gui"], help="what to be examined on")
-    parser.add_argument("--split", default="test", help=f"toy-gui: {', '.join(SPLITS)}")
-    parser.add_argument("--limit", type=int, default=300, help="number of tasks")
+    parser = argparse.ArgumentParser(description="Examine a trained policy, or another agent's predictions, on held-out tasks.")
+    parser.add_argument("--run", help="folder of a run of train.py")
+    parser.add_argument("--bench", default="toy-gui", choices=["toy-gui", *PROTOCOLS], help="what to be examined on")
+    parser.add_argument("--split", help=f"toy-gui: {', '.join(SPLITS)} (default test); recorded benchmarks: see docs/data.md")
+    parser.add_argument("--limit", type=int, default=300, help="toy-gui: number of tasks")
+    parser.add_argument("--data", help="root folder of a recorded benchmark")
+    parser.add_argument("--predictions", help="score this file instead of a run: JSON lines {id, action: {kind, point, text}}")
+    parser.add_argument("--protocol", help="scoring rule of a recorded benchmark; the first of its rules is the default")
+    parser.add_argument("--index", help="androidcontrol: file of steps to count (OS-Atlas's ac_idx.txt); ROOT/ac_idx.txt is found by itself")
     parser.add_argument("--json", help="write the numbers to this file")
+    parser.add_argument("--per_step", help="recorded benchmarks: write one JSON line a step to this file")
     args = parser.parse_args()
-    if args.split not in SPLITS:
-        die(f"--split {args.split}: choose one of {', '.join(SPLITS)}")
-    if args.limit < 1:
-        die(f"--limit {args.limit}: must be at least 1")
-    found = exam(args.run, args.split, args.limit)
-    print(f"protocol toy-gui, split {args.split}, greedy, n = {args.limit}\n{table(found)}")
-    if args.json:
-        write(Path(args.json), json.dumps({"protocol": "toy-gui", "split": args.split, "n": args.limit, "policies": found}, indent=1))
+    if bool(args.run) == bool(args.predictions):
+        die("give either --run DIR or --predictions FILE")
+    try:
+        if args.bench == "toy-gui":
+            args.split = args.split or "test"
+            if args.split not in SPLITS or args.limit < 1 or not args.run:
+                die(f"toy-gui needs --run, --limit of at least 1 and a --split of {', '.join(SPLITS)}")
+            rows = exam(args.run, args.split, args.limit)
+            found = {"protocol": "toy-gui", "split": args.split, "n": args.limit, "policies": rows}
+            print(f"protocol toy-gui, split {args.split}, greedy, n = {args.limit}\n{table(rows)}")
+        else:
+            args.split = args.split or {"androidcontrol": "test", "gui-odyssey": "random", "mind2web": "test_task"}[args.bench]
+            found = bench(args)
+            print(json.dumps({k: v for k, v in found.items() if k != "why"}, indent=1))
+        if args.json:
+            write(Path(args.json), json.dumps(found, indent=1))
+    except ValueError as error:
+        die(str(error))
 
 
 def write(path: Path, text: str) -> None:
