@@ -141,7 +141,7 @@ class Policy:
 
 
 def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str = "float32", device: str = "cpu",
-                max_pixels: int | None = None) -> Policy:
+                max_pixels: int = 0) -> Policy:
     """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the same lines.
 
     `adapter`: a folder in peft's format. `max_pixels`: the largest screenshot that the image processor may keep, in pixels.

@@ -527,15 +527,15 @@ def _icon(pen: ImageDraw.ImageDraw, name: str, x: int, y: int, s: int, ink: tupl
 # The frozen tool agent
 # ----------------------------------------------------------------------------------------------------------------------
 
-EXACT, ALIAS_RIGHT, ALIAS_WRONG, FLAKY = 0.98, 0.30, 0.10, 0.15
+ALIAS_RIGHT, ALIAS_WRONG, FLAKY = 0.30, 0.10, 0.15
 ALIASES = {a: b for pair in PAGES + CHECKS + FIELDS for a, b in (pair.split("|"), pair.split("|")[::-1])}
 
 
 def ground(action: Action, elements: tuple[tuple[str, Box], ...], key: str, flaky: float = 0.0) -> Action | None:
     """The toy's frozen tool agent: step instruction -> executable action with a point, or None when it refuses.
 
-    An exact label is found in 98 % of cases, a label's other name in 30 % (and taken for something else in 10 %), any other
-    text never; `flaky` is the chance that it fails whatever the text. Like a frozen model with greedy decoding it
+    An exact label is always found, a label's other name in 30 % of cases (and taken for something else in 10 %), any other text
+    never; `flaky` is the chance that it fails whatever the text. Like a frozen model with greedy decoding it
     repeats itself: the same text on the same screen (`key`) gives the same answer. Actions that need no point pass.
     """
     if action.kind not in POINTING:
@@ -547,11 +547,11 @@ def ground(action: Action, elements: tuple[tuple[str, Box], ...], key: str, flak
     if draw.random() < flaky:
         return None
     box = None
-    if exact and chance < EXACT:
+    if exact:
         box = draw.choice(exact)
-    elif not exact and alias and chance < ALIAS_RIGHT:
+    elif alias and chance < ALIAS_RIGHT:
         box = alias[0]
-    elif not exact and alias and chance < ALIAS_RIGHT + ALIAS_WRONG:
+    elif alias and chance < ALIAS_RIGHT + ALIAS_WRONG:
         box = draw.choice(elements)[1]
     return box and Action(action.kind, action.text, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
 
@@ -565,6 +565,7 @@ def execute(env: ToyGUI, action: Action | None) -> tuple[Observation, float, boo
     return env.step(grounded, said=str(action) if action else "unreadable")
 
 
+@lru_cache(maxsize=4096)
 def demonstration(split: str, index: int, horizon: int, noise: float, history: int, scale: int = 1) -> list[Example]:
     """One recorded episode of a demonstrator that acts at random in a share `noise` of its steps, as one example a state.
 

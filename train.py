@@ -17,13 +17,16 @@ episode.png, stage1/ (adapters after stage 1), adapter/ (the last ones), checkpo
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import random
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +49,25 @@ from agent import (
     torch,
     trainable,
 )
-from envs import COLS, ROWS, SCREEN_WORDS, VALUES, Action, Example, Observation, ToyGUI, demonstration, die, ground
+from envs import (
+    COLS,
+    LOADERS,
+    ROWS,
+    SCREEN_WORDS,
+    VALUES,
+    Action,
+    BadRecord,
+    Example,
+    Observation,
+    Report,
+    ToyGUI,
+    demonstration,
+    die,
+    ground,
+    load_recorded,
+    mix,
+    stream_shuffled,
+)
 from eval import draw_curves, draw_episode, evaluate_toy, oracle_planner, random_planner, write
 from rewards import grounded_reward, group_advantages, similarity, trajectory_reward
 
@@ -67,7 +88,11 @@ class Config:
     seed: int = flag(0, "decides everything drawn at random: tasks, warm start, adapters, samples")
     stages: str = flag("warmup,stage1,stage2", "what to run; leave out a stage for an ablation")
     resume: bool = flag(False, "go on from checkpoint.pt of output_dir; the result is the same as of a run that was never stopped")
+    data: str = flag("", "recorded data in place of the toy GUI: name:ROOT, several joined by commas, each with an optional *weight; "
+                         "names: androidcontrol, gui-odyssey, mind2web, agentnet (docs/data.md)")
     model: str = flag("", "name or path of a Qwen-VL; empty: the project's tiny one, which the warm start teaches to read and to act")
+
+    max_pixels: int = flag(0, "largest screenshot in pixels that a model is shown; 0 keeps the image processor's own limit")
 
     horizon: int = flag(5, "T, the actions of a forecast; 1 is a reactive agent. The paper's best is about 10, on tasks three times as long")
     history: int = flag(4, "K, past steps in the prompt as text; 0 leaves the agent without memory")
@@ -129,6 +154,11 @@ def parse_config(argv: list[str] | None = None) -> Config:
         die("--temperature must be above 0, --gamma and --demo_noise between 0 and 1")
     if config.credit not in ("step", "trajectory"):
         die(f"--credit {config.credit}: choose step or trajectory")
+    for part in filter(None, config.data.split(",")):
+        name, _, rest = part.partition(":")
+        root, _, weight = rest.partition("*")
+        if name not in LOADERS or not Path(root).is_dir() or not (weight or "1").replace(".", "", 1).isdigit():
+            die(f"--data {part}: expected name:ROOT or name:ROOT*weight with a name of {', '.join(LOADERS)} and a folder that exists")
     if unknown := set(config.stages.split(",")) - {"warmup", "stage1", "stage2"}:
         die(f"--stages: unknown stage {', '.join(sorted(unknown))}; choose from warmup, stage1, stage2")
     return config
@@ -172,22 +202,36 @@ def teach_reading(policy: Policy, config: Config) -> float:
     weights = [*core.model.visual.requires_grad_(True).parameters(), table.requires_grad_(True)]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=config.reading_steps, pct_start=0.1)
-    share = torch.ones(len(vocabulary))
-    share[vocabulary["<blank>"]] = 0.1  # most cells are empty
-    for _ in (bar := tqdm(range(config.reading_steps), desc="reading ", unit="batch", disable=None)):
+    for _ in (bar := tqdm(range(config.reading_steps), desc="reading", unit="batch", mininterval=1)):
         screens = [random_screen(rng, config) for _ in range(32)]
         batch = policy.image_processor(images=[s.observe().screenshot() for s in screens], return_tensors="pt")
         seen = core.model.get_image_features(batch["pixel_values"], batch["image_grid_thw"], return_dict=True).pooler_output
         logits = READING_SCALE * torch.cat(seen) @ table.T                                        # [32 x 48, V]
-        truth = torch.tensor([vocabulary[cells.get((i % COLS, i // COLS), "<blank>")] for cells in map(ToyGUI.cells, screens)
-                              for i in range(ROWS * COLS)])
-        _step([optimizer], weights, torch.nn.functional.cross_entropy(logits, truth, weight=share), config.max_grad_norm)
+        wanted, weight = reading_targets(screens, vocabulary)
+        loss = (torch.nn.functional.cross_entropy(logits, wanted, reduction="none") * weight).sum() / weight.sum()
+        _step([optimizer], weights, loss, config.max_grad_norm)
         schedule.step()
-        words = truth != vocabulary["<blank>"]
-        right = (right + [(logits.argmax(-1) == truth)[words].float().mean().item()])[-20:]
-        bar.set_postfix_str(f"words read {sum(right) / len(right):.1%}")
+        named = weight == 1.0
+        right = (right + [(logits.argmax(-1) == wanted.argmax(-1))[named].float().mean().item()])[-20:]
+        bar.set_postfix_str(f"read {sum(right) / len(right):.1%}")
     core.requires_grad_(False)
     return sum(right) / len(right)
+
+
+def reading_targets(screens: list[ToyGUI], vocabulary: dict[str, int]) -> tuple:
+    """For each cell of each screen a distribution over words [n, V] and a weight [n]. A cell in which a word begins names that word and,
+    with a quarter of the weight, the icon left of it: the language model then finds what a thing is called and what it is in one token."""
+    wanted, weight = torch.zeros(len(screens) * ROWS * COLS, len(vocabulary)), torch.ones(len(screens) * ROWS * COLS)
+    for s, cells in enumerate(screen.cells() for screen in screens):
+        for i in range(ROWS * COLS):
+            word, left = cells.get((i % COLS, i // COLS), "<blank>"), cells.get((i % COLS - 1, i // COLS), "")
+            both = left.startswith("<") and not word.startswith("<")
+            wanted[s * ROWS * COLS + i, vocabulary[word]] = 0.75 if both else 1.0
+            if both:
+                wanted[s * ROWS * COLS + i, vocabulary[left]] = 0.25
+            if word == "<blank>":
+                weight[s * ROWS * COLS + i] = 0.1  # most cells are empty
+    return wanted, weight
 
 
 def random_screen(rng: random.Random, config: Config) -> ToyGUI:
@@ -202,8 +246,8 @@ def random_screen(rng: random.Random, config: Config) -> ToyGUI:
 
 
 def imitate(policy: Policy, config: Config) -> tuple[float, dict]:
-    """Supervised steps: given a state of a demonstration, write the reference for its next steps. Half of the prompts carry a plan,
-    half of those a damaged one, so that the same base can serve runs with and without --carry_forecast."""
+    """Supervised steps: given a state of a demonstration, write the reference for its next steps. Three in ten prompts carry a
+    plan, half of those a damaged one, so that the same base can serve runs with and without --carry_forecast."""
     core, rng, losses = policy.core, random.Random(f"warm start {config.seed}"), []
     core.requires_grad_(True)
     core.model.visual.requires_grad_(False)
@@ -215,7 +259,7 @@ def imitate(policy: Policy, config: Config) -> tuple[float, dict]:
             torch.optim.AdamW(rest, lr=config.warmup_lr, weight_decay=0.01)]
     schedules = [torch.optim.lr_scheduler.OneCycleLR(o, config.warmup_lr, total_steps=config.warmup_steps, pct_start=0.1, cycle_momentum=False)
                  for o in both]
-    for _ in (bar := tqdm(range(config.warmup_steps), desc="imitating", unit="batch", disable=None)):
+    for _ in (bar := tqdm(range(config.warmup_steps), desc="imitating", unit="batch", mininterval=1)):
         horizon, seen, wanted = rng.randint(1, config.warmup_horizon), [], []
         while len(seen) < config.warmup_batch:
             for observation, acts in demonstrated(config, rng, horizon):
@@ -237,7 +281,7 @@ def demonstrated(config: Config, rng: random.Random, horizon: int) -> list[tuple
     found = []
     for i in rng.sample(range(len(record)), 2):
         plan = ()
-        if i and rng.random() < 0.5:
+        if i and rng.random() < 0.3:
             plan = record[i - 1].reference[1:horizon]
             if rng.random() < 0.5:
                 plan = tuple(Action("click", rng.choice(SCREEN_WORDS)) if rng.random() < 0.3 else a for a in plan[: rng.randint(0, horizon)])
@@ -286,20 +330,53 @@ def _step(optimizers, weights, loss, max_norm: float) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def draw_examples(policy: Policy, config: Config, stage: str, update: int) -> list[Example]:
-    """P states of demonstrations, with the oracle's plan from there as the reference. With --carry_forecast each prompt carries what
-    is left of a forecast that the policy itself made one step earlier."""
-    rng, drawn = random.Random(f"draw {config.seed} {stage} {update}"), []
-    for _ in range(config.prompts_per_update):
-        record = demonstration("train", rng.randrange(config.train_tasks), config.horizon, config.demo_noise, config.history)
-        i = rng.randrange(len(record))
-        drawn.append((record[i], record[i - 1] if i else None, record[i - 2].reference[1:] if i > 1 else ()))
-    examples = [example for example, _, _ in drawn]
-    if config.carry_forecast and (later := [k for k, d in enumerate(drawn) if d[1]]):
-        before = [dataclasses.replace(drawn[k][1].observation, plan=tuple(drawn[k][2])) for k in later]
-        for k, (forecast, _) in zip(later, policy_planner(policy, config.horizon)(before, None), strict=True):
-            examples[k] = dataclasses.replace(examples[k], observation=dataclasses.replace(examples[k].observation, plan=tuple(forecast[1:])))
-    return examples
+def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iterator[list[Example]]:
+    """For each update from `first` on, P states of demonstrations, with the oracle's plan from there as the reference. With
+    --carry_forecast each prompt carries what is left of a forecast that the policy itself made one step earlier."""
+    for update in itertools.count(first):
+        rng, drawn = random.Random(f"draw {config.seed} {stage} {update}"), []
+        for _ in range(config.prompts_per_update):
+            record = demonstration("train", rng.randrange(config.train_tasks), config.horizon, config.demo_noise, config.history)
+            i = rng.randrange(len(record))
+            drawn.append((record[i], record[i - 1] if i else None, record[i - 2].reference[1:] if i > 1 else ()))
+        examples = [example for example, _, _ in drawn]
+        if config.carry_forecast and (later := [k for k, d in enumerate(drawn) if d[1]]):
+            before = [dataclasses.replace(drawn[k][1].observation, plan=tuple(drawn[k][2])) for k in later]
+            for k, (forecast, _) in zip(later, policy_planner(policy, config.horizon)(before, None), strict=True):
+                examples[k] = dataclasses.replace(examples[k], observation=dataclasses.replace(examples[k].observation, plan=tuple(forecast[1:])))
+        yield examples
+
+
+def recorded_examples(config: Config, stage: str, first: int) -> Iterator[list[Example]]:
+    """The same from recorded trajectories: windows of T reference actions, in random order, data sets mixed by weight. A resumed run
+    reads past what it has already used. The tool agent finds an element by the words of the recorded step instruction."""
+    def windows(name: str, root: str) -> Iterator[Example]:
+        for episode in load_recorded(name, root, "random:train" if name == "gui-odyssey" else "train", Report()):
+            at = [step.raw["index"] for step in episode.steps]
+            for i, step in enumerate(episode.steps):
+                ahead = [s.action for k, s in enumerate(episode.steps[i:i + config.horizon]) if at[i + k] - at[i] <= k]  # up to a hole
+                past = episode.raw["texts"][max(0, at[i] - config.history):at[i]]
+                found = tuple((step.action.text, box) for box in step.boxes)
+                yield Example(Observation(episode.instruction, step.screenshot, past), tuple(ahead), step.boxes, found, f"{episode.id}/{at[i]}")
+
+    sources = []
+    for part in config.data.split(","):
+        name, _, rest = part.partition(":")
+        root, _, weight = rest.partition("*")
+        rng = random.Random(f"shuffle {config.seed} {stage} {part}")
+        sources.append((float(weight or 1), partial(lambda n, r, g: stream_shuffled(windows(n, r), 256, g), name, root, rng)))
+    stream, examples = mix(sources, config.seed), []
+    for update in itertools.count():
+        while len(examples) < config.prompts_per_update:
+            example = next(stream)
+            try:
+                picture = example.observation.screenshot()
+                examples.append(dataclasses.replace(example, observation=dataclasses.replace(example.observation, screenshot=lambda p=picture: p)))
+            except BadRecord as error:
+                tqdm.write(f"warning: skipped {error}", file=sys.stderr)
+        if update >= first:
+            yield examples
+        examples = []
 
 
 def score(groups: list[Group], stage: str, config: Config) -> None:
@@ -401,11 +478,12 @@ def run_stage(policy: Policy, config: Config, stage: str, run: "Run") -> None:
     optimizer = torch.optim.AdamW(trainable(policy), lr=config.learning_rate, weight_decay=0.0)
     how = Sampling(config.horizon, config.group_size, config.temperature, policy.max_new_tokens(config.horizon))
     first, total = run.restore(policy, optimizer, stage), getattr(config, f"{stage}_updates")
+    batches = recorded_examples(config, stage, first) if config.data else toy_examples(policy, config, stage, first)
     flat = 0
-    for update in (bar := tqdm(range(first, total), desc=stage, initial=first, total=total, unit="update", disable=None)):
+    for update in (bar := tqdm(range(first, total), desc=stage, initial=first, total=total, unit="update", mininterval=1)):
         # Each update has its own generator: nothing but weights and optimiser state needs to survive a restart.
         generator = torch.Generator(policy.device).manual_seed(int(hashlib.sha256(f"{config.seed} {stage} {update}".encode()).hexdigest()[:15], 16))
-        examples = draw_examples(policy, config, stage, update)
+        examples = next(batches)
         prompts = encode(policy, [e.observation for e in examples], config.horizon)
         groups = [Group(*parts) for parts in zip(examples, prompts, sample(policy, prompts, how, generator), strict=True)]
         score(groups, stage, config)
@@ -497,8 +575,11 @@ class Run:
     def draw(self, policy: Policy) -> None:
         """curves.png and episode.png: what a person looks at first."""
         c, split = self.config, self.config.eval_split
-        with open(self.folder / "metrics.jsonl") as lines:
-            draw_curves([json.loads(line) for line in lines], self.results[split], split, self.folder / "curves.png")
+        log = self.folder / "metrics.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        draw_curves([json.loads(line) for line in lines], self.results[split], split, self.folder / "curves.png")
+        if c.data:
+            return
         _, plays = evaluate_toy(policy_planner(policy, c.horizon), split, 20, c.horizon, c.history, carry=c.carry_forecast)
         solved = [p for p in plays if p.success] or plays
         draw_episode(max(solved, key=lambda p: len(p.results)), self.folder / "episode.png")
@@ -507,8 +588,10 @@ class Run:
     def examine(self, name: str, planner) -> None:
         """Play the held-out tasks once and keep the result: a resumed run does not play them again."""
         c, split = self.config, self.config.eval_split
+        if c.data:
+            return  # recorded data have no episodes to play: eval.py --bench scores them
         if name not in self.results[split]:
-            with tqdm(total=c.eval_tasks, desc=f"exam: {name}", unit="task", disable=None) as bar:
+            with tqdm(total=c.eval_tasks, desc=f"exam: {name}", unit="task", mininterval=1) as bar:
                 found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, carry=c.carry_forecast, progress=bar.update)
             self.results[split][name] = found
             write(self.folder / "results.json", json.dumps(self.results, indent=1))
@@ -534,7 +617,7 @@ def main(argv: list[str] | None = None) -> None:
     per_update = config.prompts_per_update * config.group_size
     print(f"{config.prompts_per_update} prompts x {config.group_size} forecasts = {per_update} rollouts an update, "
           f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, seed {config.seed}", flush=True)
-    policy = load_policy(run.base)
+    policy = load_policy(run.base, max_pixels=config.max_pixels)
     lap("warmup")
     run.examine("random", random_planner(config.seed))
     run.examine("warmup", policy_planner(policy, config.horizon))
@@ -557,4 +640,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        die("interrupted; the same command with --resume goes on from the last checkpoint")
