@@ -153,7 +153,7 @@ CELL, COLS, ROWS, BODY = 16, 8, 6, 3  # BODY: rows of a page that fit on the scr
 PAGES = ("Settings|Options", "Account|Profile", "Sound|Audio", "Display|Screen", "Privacy|Security", "Network|Wifi")
 CHECKS = ("Beep|Tone", "Dark|Night", "Sync|Mirror", "Backup|Archive", "Places|Location", "Updates|Patches", "Logs|Records", "Mute|Silence")
 FIELDS = ("Name|Title", "City|Town", "Phone|Mobile", "Memo|Remark")
-# Each thing has two names; a screen shows one of them, an instruction may use the other.
+# Each thing has two names: screens show the first, instructions use the second half of the time.
 VALUES = ("amber", "birch", "coral", "delta", "ember", "flint", "grove", "haven")
 COMMITS = ("Save", "Apply", "Send", "Submit", "Confirm")
 POPUPS = ("Rate", "Upgrade", "Offer", "Survey")
@@ -229,8 +229,7 @@ def make_task(split: str, index: int) -> Task:
         start |= {c: rng.random() < 0.5 for c in checks} | {f: "" for f in fields}
         for concept in (page, *checks, *fields):
             names = concept.split("|")
-            shown[concept] = rng.choice(names)
-            said[concept] = names[1 - names.index(shown[concept])] if rng.random() < ALIAS_IN_INSTRUCTION else shown[concept]
+            shown[concept], said[concept] = names[0], names[rng.random() < ALIAS_IN_INSTRUCTION]
     goals, code = [], None
     first_page = rng.randrange(3)
     menu = rng.random() < 0.34  # a page behind a menu costs two steps: two goals at most, so that no task exceeds 12 steps
@@ -247,7 +246,7 @@ def make_task(split: str, index: int) -> Task:
     misnamed = [pages[p][0] for p, _, _ in goals if p != first_page and said[pages[p][0]] != shown[pages[p][0]]]
     decoy_page = misnamed[0] if misnamed and rng.random() < 0.4 else None
     spoken = {c: said[c] if rng.random() < ALIAS_IN_REFERENCE and c != decoy_page else shown[c] for c in shown}
-    n_popups = 2 if split == "popup" else int(rng.random() < 0.2)
+    n_popups = 2 if split == "popup" else int(rng.random() < 0.35)
     popups = tuple((step, rng.choice(POPUPS), rng.choice(DISMISS), rng.choice((None, *LURES)))
                    for step in sorted(rng.sample(range(5), n_popups)))
     return Task(seed, menu, tuple(pages), tuple(goals), "; ".join(words + ["finish"]), shown, spoken, start, first_page,

@@ -524,7 +524,7 @@ def bench(args: argparse.Namespace) -> dict:
     return found
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Examine a trained policy, or another agent's predictions, on held-out tasks.")
     parser.add_argument("--run", help="folder of a run of train.py")
     parser.add_argument("--bench", default="toy-gui", choices=["toy-gui", *PROTOCOLS], help="what to be examined on")
@@ -536,7 +536,7 @@ def main() -> None:
     parser.add_argument("--index", help="androidcontrol: file of steps to count (OS-Atlas's ac_idx.txt); ROOT/ac_idx.txt is found by itself")
     parser.add_argument("--json", help="write the numbers to this file")
     parser.add_argument("--per_step", help="recorded benchmarks: write one JSON line a step to this file")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if bool(args.run) == bool(args.predictions):
         die("give either --run DIR or --predictions FILE")
     try:

@@ -5,6 +5,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import random
 import resource
 import struct
@@ -16,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import eval as exam
+import train
 from envs import (
     Action,
     BadRecord,
@@ -489,3 +492,30 @@ def test_reading_is_flat_and_fast(tmp_path):
 def test_twenty_thousand_episodes(tmp_path):
     speed, growth = read_many(tmp_path, 20_000)
     assert speed > 500 and growth < 100 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 400 * 1024
+
+
+# ---- from the files to a trained policy and its score --------------------------------------------------------------------------
+
+
+def test_both_stages_train_on_recorded_steps_and_are_scored(tmp_path, tiny, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    actions = [{"action_type": "click", "x": 540, "y": 1200}, {"action_type": "scroll", "direction": "down"}, {"action_type": "wait"}]
+    android_root(data, [android(i, actions, [png(64, 48)] * 4) for i in range(8)], test=[6, 7])
+    (data / "splits.json").write_text(json.dumps({"train": list(range(6)), "validation": [], "test": [6, 7]}))
+    run = tmp_path / "run"
+    train.main(["--data", f"androidcontrol:{data}", "--model", str(tiny), "--output_dir", str(run), "--horizon", "3", "--group_size", "4",
+                "--prompts_per_update", "4", "--stage1_updates", "2", "--stage2_updates", "2", "--stages", "stage1,stage2"])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["update"]) for line in lines] == [("stage1", 0), ("stage1", 1), ("stage2", 0), ("stage2", 1)]
+    assert all(math.isfinite(line["reward"]) and math.isfinite(line["grad_norm"]) for line in lines)
+    rollout = json.loads((run / "rollouts.jsonl").read_text().splitlines()[0])
+    assert rollout["observation"]["instruction"] == "Do it" and rollout["reference"][0] in ("click step 0", "scroll down", "wait")
+    args = ["--bench", "androidcontrol", "--data", str(data), "--split", "test", "--json", str(tmp_path / "a.json")]
+    exam.main([*args, "--run", str(run), "--per_step", str(tmp_path / "steps.jsonl")])
+    found, steps = json.loads((tmp_path / "a.json").read_text()), (tmp_path / "steps.jsonl").read_text().splitlines()
+    assert found["n"] == len(steps) == 6 and found["protocol"] == "androidcontrol/os-atlas" and [a["k"] for a in found["lookahead"]] == [1, 2, 3]
+    answers = [{"id": f"{i}/0", "action": {"kind": "click", "point": [0.5, 0.5], "text": ""}} for i in (6, 7)]
+    exam.main([*args, "--predictions", write_lines(tmp_path / "p.jsonl", *map(json.dumps, answers))])
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert (found["step_acc"], found["missing_predictions"]) == (pytest.approx(2 / 6), 4)
