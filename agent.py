@@ -76,7 +76,7 @@ def parse_forecast(text: str, horizon: int, frame: tuple[float, float] = (1000.0
     >>> parse_forecast("click Save (500, 250)\\ndone", 5)
     ([Action(kind='click', text='Save', point=(0.5, 0.25)), Action(kind='done', text='', point=None)], None)
     >>> parse_forecast("click Save\\n__import__('os')", 5)
-    ([Action(kind='click', text='Save', point=None)], "line 2: unknown action kind \\"__import__('os')\\"")
+    ([Action(kind='click', text='Save', point=None)], 'line 2: unknown action kind "__import__(\\'os\\')"')
     """
     lines = [line.strip() for line in text.rsplit("</think>", 1)[-1].split("\n")]
     lines, actions = [line for line in lines if line], []
@@ -147,13 +147,16 @@ def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str 
     `adapter`: a folder in peft's format. `max_pixels`: the largest screenshot that the image processor may keep, in pixels.
     Raises SystemExit with one line for a folder without model or tokenizer, a model of another family, an adapter of another base.
     """
+    from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
     try:
         tokenizer, image_processor = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
         core = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         die(f"cannot load a vision-language model from {path}: {str(error).splitlines()[0][:200]}")
+    if not tokenizer.chat_template:
+        die(f"{path} has no tokenizer with a chat template")
     if not hasattr(core.config, "image_token_id") or not hasattr(core.model, "get_rope_index"):
         die(f"{path} is a {core.config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported")
     if max_pixels:
@@ -182,13 +185,13 @@ def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False)
     """Load adapters that `policy.peft.save_pretrained` (or plain peft) wrote. peft loads what fits and only warns about the
     rest, so a file of another base would leave the model as it was: that is an error here."""
     from peft import PeftModel
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as saved:
             names = set(saved.keys())
         policy.peft = PeftModel.from_pretrained(policy.core, str(folder), is_trainable=is_trainable)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         die(f"no adapter for this model in {folder}: {str(error).splitlines()[0][:200]}")
     own = {n.replace(".default", "") for n, _ in policy.peft.named_parameters() if "lora_" in n}
     if names != own:

@@ -79,7 +79,8 @@ class Action:
             raise ValueError(f"the text of {self.kind} must be one line of at most {MAX_TEXT} characters")
         if self.kind == "scroll" and self.text not in DIRECTIONS:
             raise ValueError(f"scroll {self.text[:40]!r}: the direction must be one of {', '.join(sorted(DIRECTIONS))}")
-        if self.point is not None and (len(self.point) != 2 or not all(0.0 <= v <= 1.0 for v in self.point)):  # nan is not either
+        numbers = self.point is None or (len(self.point) == 2 and all(isinstance(v, int | float) for v in self.point))
+        if not numbers or (self.point is not None and not all(0.0 <= v <= 1.0 for v in self.point)):  # nan is not inside either
             raise ValueError(f"point {self.point} is not inside 0..1")
 
     def __str__(self) -> str:
@@ -551,7 +552,7 @@ def ground(action: Action, elements: tuple[tuple[str, Box], ...], key: str, flak
     elif alias and chance < ALIAS_RIGHT:
         box = alias[0]
     elif alias and chance < ALIAS_RIGHT + ALIAS_WRONG:
-        box = draw.choice(elements)[1]
+        box = draw.choice([b for _, b in elements if b != alias[0]] or alias)
     return box and Action(action.kind, action.text, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
 
 

@@ -45,7 +45,7 @@ def text_similarity(said: str, meant: str) -> float:
 
 
 def same_text(said: str, meant: str) -> bool:
-    """Equality up to case and surrounding or doubled spaces; two empty texts are equal only where the kind takes none."""
+    """Equality up to case and surrounding or doubled spaces."""
     return " ".join(said.split()).casefold() == " ".join(meant.split()).casefold()
 
 
@@ -77,13 +77,18 @@ def repetitions(forecast: Sequence[Action]) -> list[int]:
     """rep(a_hat_1:t) for each t, 0 or 1: whether this action stood in the forecast before. Any cycle consists of such repeats.
 
     DEPARTURE: the paper leaves rep open. An indicator is bounded: with lambda_rep <= lambda_align / 2 the true trajectory
-    stays the best forecast even where it repeats an action (two scrolls).
+    stays the best forecast even where it repeats an action (two scrolls), as long as its grounding texts are single words: a
+    paraphrase that leaves a word out of a repeated longer text may lose less in sim than it saves here.
 
     >>> repetitions([Action("back"), Action("click", "A"), Action("back"), Action("click", "a ")])
     [0, 0, 1, 1]
     """
-    keys = [(a.kind, " ".join(_words(a.text)) or a.text, a.point if not a.text else None) for a in forecast]
-    return [int(key in keys[:t]) for t, key in enumerate(keys)]
+    def key(a: Action):  # a grounding text that only differs in filler words or in their order names the same element
+        words = tuple(sorted(w for w in _words(a.text) if w not in FILLER) or _words(a.text)) if a.kind in POINTING else ()
+        return a.kind, words or " ".join(a.text.split()).casefold(), a.point if not a.text else None
+
+    keys = [key(a) for a in forecast]
+    return [int(k in keys[:t]) for t, k in enumerate(keys)]
 
 
 def trajectory_reward(forecast: Sequence[Action], reference: Sequence[Action], horizon: int, gamma: float = 0.9, lambda_align: float = 1.0,
@@ -169,10 +174,12 @@ def trl_reward(parse: Callable, stage: int, horizon: int = 5, **weights) -> Call
             (forecast, error), (truth, _) = parse(text, horizon), parse(reference[i], horizon)
             if stage == 1:
                 scores.append(trajectory_reward(forecast, truth, horizon, readable=error is None, **weights)[0]["reward"])
-            else:
+            elif truth:
                 row = {name: values[i] for name, values in columns.items() if isinstance(values, list)}
                 executed = ground(forecast[0], row) if forecast else None
                 scores.append(grounded_reward(executed, truth[0], row.get("boxes") or ()))
+            else:
+                raise ValueError(f"row {i}: the column reference cannot be read: {reference[i][:80]!r}")
         return scores
 
     return reward

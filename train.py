@@ -20,6 +20,7 @@ import hashlib
 import itertools
 import json
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -54,6 +55,7 @@ from envs import (
     LOADERS,
     ROWS,
     SCREEN_WORDS,
+    SPLITS,
     VALUES,
     Action,
     BadRecord,
@@ -144,14 +146,19 @@ def parse_config(argv: list[str] | None = None) -> Config:
         kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool) else {"type": type(f.default)}
         parser.add_argument(f"--{f.name}", default=f.default, help=f.metadata["help"], **kind)
     config = Config(**vars(parser.parse_args(argv)))
-    at_least = {"horizon": 1, "group_size": 2, "history": 0, "prompts_per_update": 1, "micro_batch": 1, "updates_per_batch": 1, "train_tasks": 1,
-                "warmup_batch": 1, "warmup_horizon": 1, "reading_steps": 1, "warmup_steps": 1, "eval_tasks": 1, "save_every": 1, "lora_rank": 1,
-                "stage1_updates": 0, "stage2_updates": 0, "keep_groups": 0, "lambda_rep": 0, "lambda_align": 0, "kl_weight": 0}
-    for name, least in at_least.items():
-        if getattr(config, name) < least:
-            die(f"--{name} {getattr(config, name)}: must be at least {least}")
-    if not config.temperature > 0 or not 0 <= config.gamma <= 1 or not 0 <= config.demo_noise <= 1:
-        die("--temperature must be above 0, --gamma and --demo_noise between 0 and 1")
+    at_least = {"horizon": 1, "group_size": 2, "prompts_per_update": 1, "micro_batch": 1, "updates_per_batch": 1, "train_tasks": 1,
+                "warmup_batch": 1, "warmup_horizon": 1, "reading_steps": 1, "warmup_steps": 1, "eval_tasks": 1, "save_every": 1, "lora_rank": 1}
+    for f in dataclasses.fields(Config):  # all other numbers but temperature may be 0; `not >=` refuses nan as well
+        if isinstance(f.default, int | float) and not getattr(config, f.name) >= at_least.get(f.name, 0):
+            die(f"--{f.name} {getattr(config, f.name)}: must be at least {at_least.get(f.name, 0)}")
+    for name in ("temperature", "max_grad_norm", "learning_rate", "warmup_lr"):
+        if not 0 < getattr(config, name) < float("inf"):
+            die(f"--{name} {getattr(config, name)}: must be above 0 and finite")
+    for name in ("gamma", "demo_noise"):
+        if not getattr(config, name) <= 1:
+            die(f"--{name} {getattr(config, name)}: must be at most 1")
+    if config.eval_split not in SPLITS:
+        die(f"--eval_split {config.eval_split}: choose one of {', '.join(SPLITS)}")
     if config.credit not in ("step", "trajectory"):
         die(f"--credit {config.credit}: choose step or trajectory")
     for part in filter(None, config.data.split(",")):
@@ -531,6 +538,8 @@ class Run:
         self.state: dict = {}
         if config.resume:
             self._reopen()
+        elif self.folder.exists() and not self.folder.is_dir():
+            die(f"--output_dir {self.folder}: there is a file of that name")
         elif self.folder.exists() and any(self.folder.iterdir()):
             die(f"{self.folder} is not empty: add --resume to go on with it, or choose another --output_dir")
         try:
@@ -546,15 +555,20 @@ class Run:
             die(f"--resume: there is no {path}")
         try:
             before = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            if not isinstance(before, dict):
+                raise ValueError("not an object")
+        except ValueError as error:
             die(f"--resume: {path} is damaged: {error}")
         now = dataclasses.asdict(self.config)
         free = ("resume", "output_dir", "threads", "micro_batch", "save_every")  # settings that do not change the result
         if changed := [name for name in now if name not in free and before.get(name) != now[name]]:
             die(f"--resume: {path} was made with other settings: " + ", ".join(f"{n} {before.get(n)!r}, not {now[n]!r}" for n in changed))
         if (self.folder / "checkpoint.pt").exists():
-            self.state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
-            self.results = json.loads(self.state["results"])
+            try:
+                self.state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+                self.results = json.loads(self.state["results"])
+            except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+                die(f"--resume: {self.folder / 'checkpoint.pt'} is damaged: {str(error).splitlines()[0][:120]}")
         for name in ("metrics.jsonl", "rollouts.jsonl"):
             if (self.folder / name).exists():
                 os.truncate(self.folder / name, self.state.get(name, 0))

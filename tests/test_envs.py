@@ -68,6 +68,15 @@ def press(env: ToyGUI, label: str) -> tuple:
     return env.step(Action("click", label, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)))
 
 
+def lead(env: ToyGUI) -> None:
+    """Follow the oracle to where only `done` is left."""
+    for _ in range(60):
+        if (action := env.oracle(1)[0]).kind == "done":
+            return
+        assert env.step(action)[1] == 0.0
+    pytest.fail("the oracle does not come to an end")
+
+
 def pixels(observation: Observation) -> str:
     return hashlib.sha256(observation.screenshot().tobytes()).hexdigest()
 
@@ -176,7 +185,7 @@ def test_impossible_actions_leave_the_state_alone_and_say_so(seed):
 
 def test_a_dialog_hides_everything_below_it():
     env = calm("train", 0)
-    env.overlay = ("dialog", "Rate", "Later", "Install")
+    env.overlay, env.focus = ("dialog", "Rate", "Later", "Install"), env.task.pages[0][1][0][0]
     before = state(env)
     assert [label for label, _ in env.visible()] == ["Rate", "Later", "Install"]
     for action in (Action("type", "amber"), Action("scroll", "down"), Action("click", "", (0.01, 0.99))):
@@ -199,14 +208,14 @@ def test_done_counts_only_when_all_is_right_saved_and_nothing_else_changed():
         env = calm("test", seed)
         assert env.step(Action("done"))[1] == 0.0
         env = calm("test", seed)
-        while (action := env.oracle(1)[0]).kind != "done":
-            assert env.step(action)[1] == 0.0
-        other = next((e for e in env.elements() if e.role == "switch"), None)
-        if other:
-            env.step(env.point_at(other))  # one thing too many
-            assert not env.solved()
-            while (action := env.oracle(1)[0]).kind != "done":
-                env.step(action)
+        lead(env)
+        switch = next((e for e in env.elements() if e.role == "switch"), None)
+        if switch:
+            env.step(env.point_at(switch))  # one thing too many
+            assert not env.solved() and not env.committed
+            env.step(env.point_at(switch))  # and back again: right, but not saved
+            assert not env.wrong() and not env.solved()
+            lead(env)
         assert env.step(Action("done"))[1] == 1.0
 
 
@@ -222,13 +231,13 @@ def test_committing_too_early_costs_two_steps():
 # ---- the same on every machine -------------------------------------------------------------------------------------------------
 
 FROZEN = {  # sha256 of the RGB bytes of seed 0 at scale 1: a change of tasks, drawing or font shows here
-    "train": "e79d77b628c10b2f1246ee0cc6db4655f050b94951159268d16b341c2aa96275",
-    "dev": "482dae5831d97f2e44672b03dbfd9cee9318140f743b824cbe70a672417f61e5",
-    "test": "e2f6d53bf00e2cc9e6c49386b4191ea7982cff2bbe0c47c55e8d0f3d952fd491",
-    "layout": "60c6ed9eb907256083021ed16428678d02db9df10230ed0f65b20a60323151b3",
-    "app": "a589f08c6b88cc5035e10be7bcbc1d7785c6911710665edf0da4f92277eea8a5",
-    "popup": "15637da48c61df65d62e6f8a2684fdae1fa715b15287b6f2331c3fcdd411c4dd",
-    "flaky": "606a1084a7acf036ead06cdde66bfe26802754fdb98a42c5d3a20c5111d698ae",
+    "train": "ddc7f66edbc416b5fa442ca0389150b7afdea13365f196c189586a139902a4f4",
+    "dev": "7ec1a1436ddecebe13a1d7dacefee20d1ec2b07ff2fb3c64f2b9648ce12354a5",
+    "test": "01b30718688b6ddb1f39041a5d5c9d4e59b6778538806ac5fd01f3e9588fe0ca",
+    "layout": "fbfa42a97e1e3d6d51a5b1ac46c6a2022570bd4c5618d265ea9a8103878f3f34",
+    "app": "c373347339817f133d7d39e9bee58df2e243b549b19838c8f651b2a5545b9120",
+    "popup": "7e0d06294dd809a1ad2b43cee243441ffb8621093671f16aa572ff038d70d134",
+    "flaky": "2c3e3187c3618626db2a2b8c38bcd26183aa48cbc62301f7d458fbb468eccdfb",
 }
 
 
@@ -252,8 +261,7 @@ def test_an_observation_keeps_its_own_moment():
     env = calm("train", 0)
     observation = env.observe()
     before = pixels(observation)
-    while env.oracle(1)[0].kind != "done":
-        env.step(env.oracle(1)[0])
+    lead(env)
     assert pixels(observation) == before != pixels(env.observe())
 
 
@@ -283,7 +291,7 @@ def test_held_out_splits_hold_out_what_they_say():
         light = [sum(t.colours[0]) > sum(t.colours[1]) for t in tasks(split)]
         assert not any(light) if split == "layout" else all(light)
         popups = [len(t.popups) for t in tasks(split)]
-        assert set(popups) == {2} if split == "popup" else 0.1 < np.mean(popups) < 0.3
+        assert set(popups) == {2} if split == "popup" else 0.1 < np.mean(popups) < 0.5
 
 
 # ---- the oracle ----------------------------------------------------------------------------------------------------------------

@@ -116,43 +116,38 @@ def test_help_answers_at_once(name):
 # ---- README -------------------------------------------------------------------------------------------------------------------
 
 
-def departures() -> set[tuple[str, str]]:
-    """(script, innermost function, class or config field) of each DEPARTURE in the sources."""
+def departures() -> set[str]:
+    """Where each DEPARTURE stands in the sources: `script.function`, or `--flag` for a field of the config."""
     found = set()
     for script in SCRIPTS:
         holders = nodes(script, (ast.FunctionDef, ast.ClassDef, ast.AnnAssign))
         for number, line in enumerate(source(script).split("\n"), 1):
             if re.search(r"\bDEPARTURE\b", line):
-                around = [n for n in holders if n.lineno <= number <= n.end_lineno]
-                inner = max(around, key=lambda n: n.lineno, default=None)
-                found.add((f"{script}.py", ast.unparse(inner.target) if isinstance(inner, ast.AnnAssign) else inner.name if inner else ""))
+                inner = max((n for n in holders if n.lineno <= number <= n.end_lineno), key=lambda n: n.lineno, default=None)
+                is_field = isinstance(inner, ast.AnnAssign)
+                found.add(f"--{ast.unparse(inner.target)}" if is_field else f"{script}.{inner.name if inner else ''}")
     return found
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """(script, flags) of each `python SCRIPT ...` in the README's code blocks."""
-    found = []
-    for block in re.findall(r"^```[^\n]*\n(.*?)^```", readme(), re.M | re.S):
-        for line in block.replace("\\\n", " ").split("\n"):
-            if match := re.match(r"\s*(?:\$ )?(?:\w+=\S+ )*python3? (\S+\.py)([^#]*)", line):
-                found.append((match[1], re.findall(r"(?<=\s)--[\w-]+", match[2])))
-    return found
+    """(script, flags) of each `python SCRIPT ...` in the README, in code blocks and in running text."""
+    text = readme().replace("\\\n", " ")
+    return [(script, re.findall(r"(?<=\s)--[\w-]+", rest)) for script, rest in re.findall(r"\bpython3? (\S+\.py)\b([^#&|;`\n]*)", text)]
 
 
 def test_there_is_something_to_check():
-    assert len(departures()) >= 5 and ("rewards.py", "similarity") in departures() and ("train.py", "carry_forecast") in departures()
+    assert len(departures()) >= 5 and {"rewards.similarity", "--carry_forecast"} <= departures()
 
 
-def test_readme_lists_every_departure():
-    """A line of the README names the script and, in backticks, the function or flag."""
-    lines = readme().split("\n")
-    missing = {(script, name) for script, name in departures()
-               if not any(script in line and re.search(rf"`(--)?{re.escape(name)}(\(\))?`", line) for line in lines)}
-    assert not missing
+def test_readme_lists_the_departures_of_the_sources():
+    """The table of the section that speaks of them holds each place in its first column, and no other."""
+    section = next(part for part in re.split(r"^#+ ", readme(), flags=re.M) if "`DEPARTURE`" in part)
+    listed = {name for row in re.findall(r"^\|([^|]+)\|", section, re.M) for name in re.findall(r"`([^`]+)`", row)}
+    assert listed == departures()
 
 
 def test_readme_commands_exist_as_written():
-    assert {"train.py", "eval.py"} <= {script for script, _ in commands()}
+    assert {"train.py", "eval.py", "agent.py"} <= {script for script, _ in commands()}
     for script, flags in commands():
         assert (ROOT / script).exists(), script
         known = set(re.findall(r"--[\w-]+", help_of(script)[0])) if flags else set()

@@ -100,6 +100,7 @@ def sampled(policy: Policy, n: int = 5, seed: int = 0) -> tuple[list, list[Group
     for i, rollouts in enumerate(found):
         for r in rollouts:
             r.advantages = [0.0] * 3 if i == 1 else noise.normal(size=3).tolist()
+            r.step_index = [min(t // 2, 2) for t in range(len(r.completion_ids))]  # an untrained model hardly ever ends a line
     return observations, [Group(None, prompt, rollouts) for prompt, rollouts in zip(prompts, found, strict=True)]
 
 
