@@ -166,7 +166,11 @@ def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | 
     import matplotlib.pyplot as plt
 
     stages = [s for s in ("stage1", "stage2") if any(m["stage"] == s for m in metrics)]
-    figure, axes = plt.subplots(1, len(stages) + 1, figsize=(4.2 * (len(stages) + 1), 3.4), squeeze=False)
+    names = [n for n in ("random", "warmup", "stage1", "stage2", "oracle") if n in results]
+    panels = len(stages) + bool(names)
+    if not panels:
+        return
+    figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels, 3.4), squeeze=False)
     for axis, stage in zip(axes[0], stages, strict=False):
         values = [m["reward"] for m in metrics if m["stage"] == stage]
         mean = [sum(values[max(0, i - 9):i + 1]) / len(values[max(0, i - 9):i + 1]) for i in range(len(values))]
@@ -174,11 +178,12 @@ def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | 
         axis.plot(mean, color="tab:blue")
         title = {"stage1": "stage 1: R of whole forecasts", "stage2": "stage 2: first step as executed"}[stage]
         axis.set(title=title, xlabel="update", ylabel="mean reward")
-    names = [n for n in ("random", "warmup", "stage1", "stage2", "oracle") if n in results]
-    rates = [100 * results[n]["success"] for n in names]
-    ends = [[100 * abs(results[n]["ci95"][k] - results[n]["success"]) for n in names] for k in (0, 1)]
-    axes[0][-1].bar(names, rates, yerr=ends, capsize=4, color=["silver", "tab:orange", "tab:blue", "tab:green", "silver"][:len(names)])
-    axes[0][-1].set(title=f"success on split {split}, n = {results[names[0]]['n']}", ylabel="% of tasks", ylim=(0, 105))
+    if names:  # recorded data have no episodes to play
+        rates = [100 * results[n]["success"] for n in names]
+        ends = [[100 * abs(results[n]["ci95"][k] - results[n]["success"]) for n in names] for k in (0, 1)]
+        colours = {"warmup": "tab:orange", "stage1": "tab:blue", "stage2": "tab:green"}
+        axes[0][-1].bar(names, rates, yerr=ends, capsize=4, color=[colours.get(n, "silver") for n in names])
+        axes[0][-1].set(title=f"success on split {split}, n = {results[names[0]]['n']}", ylabel="% of tasks", ylim=(0, 105))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
