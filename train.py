@@ -376,7 +376,7 @@ def recorded_examples(config: Config, stage: str, first: int) -> Iterator[list[E
     """The same from recorded trajectories: windows of T reference actions, in random order, data sets mixed by weight. A resumed run
     reads past what it has already used. The tool agent finds an element by the words of the recorded step instruction."""
     def windows(name: str, root: str) -> Iterator[Example]:
-        for episode in load_recorded(name, root, "random:train" if name == "gui-odyssey" else "train", Report()):
+        for episode in load_recorded(name, root, "random:train" if name == "gui-odyssey" else "train", report):
             at = [step.raw["index"] for step in episode.steps]
             for i, step in enumerate(episode.steps):
                 ahead = [s.action for k, s in enumerate(episode.steps[i:i + config.horizon]) if at[i + k] - at[i] <= k]  # up to a hole
@@ -384,7 +384,7 @@ def recorded_examples(config: Config, stage: str, first: int) -> Iterator[list[E
                 found = tuple((step.action.text, box) for box in step.boxes)
                 yield Example(Observation(episode.instruction, step.screenshot, past), tuple(ahead), step.boxes, found, f"{episode.id}/{at[i]}")
 
-    sources = []
+    sources, report, told = [], Report(), 0
     for part in config.data.split(","):
         name, _, rest = part.partition(":")
         root, _, weight = rest.partition("*")
@@ -398,7 +398,10 @@ def recorded_examples(config: Config, stage: str, first: int) -> Iterator[list[E
                 picture = example.observation.screenshot()
                 examples.append(dataclasses.replace(example, observation=dataclasses.replace(example.observation, screenshot=lambda p=picture: p)))
             except BadRecord as error:
-                tqdm.write(f"warning: skipped {error}", file=sys.stderr)
+                report.skip("steps", str(error))
+        for message in report.messages[told:]:
+            tqdm.write(f"warning: skipped {message}", file=sys.stderr)
+        told = len(report.messages)
         if update >= first:
             yield examples
         examples = []
@@ -508,7 +511,10 @@ def run_stage(policy: Policy, config: Config, stage: str, run: "Run") -> None:
     for update in (bar := tqdm(range(first, total), desc=stage, initial=first, total=total, unit="update", mininterval=1)):
         # Each update has its own generator: nothing but weights and optimiser state needs to survive a restart.
         generator = torch.Generator(policy.device).manual_seed(int(hashlib.sha256(f"{config.seed} {stage} {update}".encode()).hexdigest()[:15], 16))
-        examples = next(batches)
+        try:
+            examples = next(batches)
+        except ValueError as error:  # a data set that is empty or mostly bad
+            die(str(error))
         prompts = encode(policy, [e.observation for e in examples], config.horizon)
         groups = [Group(*parts) for parts in zip(examples, prompts, sample(policy, prompts, how, generator), strict=True)]
         score(groups, stage, config)
@@ -546,8 +552,9 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             die(f"cannot write to {self.folder}: {error.strerror}")
-        self.base = warm_base(config)
-        write(self.folder / "config.json", json.dumps({"base": str(self.base)} | dataclasses.asdict(config), indent=1))
+        base = warm_base(config)
+        self.policy = load_policy(base, max_pixels=config.max_pixels)  # before anything is written: a wrong name leaves no run behind
+        write(self.folder / "config.json", json.dumps({"base": str(base)} | dataclasses.asdict(config), indent=1))
 
     def _reopen(self) -> None:
         path = self.folder / "config.json"
@@ -649,7 +656,7 @@ def main(argv: list[str] | None = None) -> None:
     per_update = config.prompts_per_update * config.group_size
     print(f"{config.prompts_per_update} prompts x {config.group_size} forecasts = {per_update} rollouts an update, "
           f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, seed {config.seed}", flush=True)
-    policy = load_policy(run.base, max_pixels=config.max_pixels)
+    policy = run.policy
     lap("warmup")
     run.examine("random", random_planner(config.seed))
     run.examine("warmup", policy_planner(policy, config.horizon))
@@ -676,3 +683,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         die("interrupted; the same command with --resume goes on from the last checkpoint")
+    except OSError as error:  # a full disk, a folder that became read-only
+        die(f"cannot write {error.filename or ''}: {error.strerror or error}; --resume goes on from the last checkpoint")
