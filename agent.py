@@ -155,10 +155,10 @@ def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str 
         core = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         die(f"cannot load a vision-language model from {path}: {str(error).splitlines()[0][:200]}")
-    if not tokenizer.chat_template:
-        die(f"{path} has no tokenizer with a chat template")
     if not hasattr(core.config, "image_token_id") or not hasattr(core.model, "get_rope_index"):
         die(f"{path} is a {core.config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported")
+    if not tokenizer.chat_template or len(tokenizer) <= core.config.image_token_id:  # without files transformers makes an empty one
+        die(f"{path} has no tokenizer that fits the model")
     if max_pixels:
         low = min(image_processor.size["shortest_edge"], max_pixels)
         image_processor.size = {"shortest_edge": low, "longest_edge": max_pixels}
