@@ -523,6 +523,11 @@ def read_run(folder: str | Path) -> dict:
     return config
 
 
+def run_policy(folder: str | Path, config: dict, name: str | None = "adapter") -> Policy:
+    """The policy of a run: its last adapters, those of a stage, or none (the warm start); screens as large as in its training."""
+    return load_policy(config["base"], name and Path(folder) / name, max_pixels=config.get("max_pixels", 0))
+
+
 def main() -> None:
     from envs import SPLITS, ToyGUI, execute
     from eval import draw_episode
@@ -534,7 +539,7 @@ def main() -> None:
     parser.add_argument("--picture", default="episode.png", help="where the film strip goes")
     args = parser.parse_args()
     config = read_run(args.run)
-    policy = load_policy(config["base"], Path(args.run) / "adapter")
+    policy = run_policy(args.run, config)
     env = ToyGUI(args.split, history=config["history"])
     try:
         p = play(policy_planner(policy, config["horizon"]), [env], [args.seed], execute, config["horizon"], config["carry_forecast"])[0]

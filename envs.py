@@ -92,6 +92,10 @@ def inside(point: Point, box: Box) -> bool:
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
+def centre(box: Box) -> Point:
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Records
 # ----------------------------------------------------------------------------------------------------------------------
@@ -461,8 +465,7 @@ class ToyGUI:
 
     def point_at(self, e: Element) -> Action:
         concept = self.task.pages[e.target][0] if e.role == "page" else e.target
-        x1, y1, x2, y2 = self.box(e)
-        return Action("click", self.task.spoken.get(concept, e.label), ((x1 + x2) / 2, (y1 + y2) / 2))
+        return Action("click", self.task.spoken.get(concept, e.label), centre(self.box(e)))
 
     def example(self, horizon: int, plan: tuple[Action, ...] = ()) -> Example:
         """The present state as a training example, with the oracle's next `horizon` actions as the reference."""
@@ -470,7 +473,11 @@ class ToyGUI:
         hit = next((e for e in self.elements() if reference[0].point and inside(reference[0].point, self.box(e))), None)
         seen = self.observe()
         return Example(Observation(seen.instruction, seen.screenshot, seen.history, plan), reference, (self.box(hit),) if hit else (),
-                       self.visible(), f"{self.task.seed}/{self.page}/{self.offset}/{self.overlay}")
+                       self.visible(), self.key())
+
+    def key(self) -> str:
+        """Names the screen, so that the tool agent answers the same on the same screen."""
+        return f"{self.task.seed}/{self.page}/{self.offset}/{self.overlay}"
 
 
 @lru_cache(maxsize=8)
@@ -553,15 +560,14 @@ def ground(action: Action, elements: tuple[tuple[str, Box], ...], key: str, flak
         box = alias[0]
     elif alias and chance < ALIAS_RIGHT + ALIAS_WRONG:
         box = draw.choice([b for _, b in elements if b != alias[0]] or alias)
-    return box and Action(action.kind, action.text, ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
+    return box and Action(action.kind, action.text, centre(box))
 
 
 def execute(env: ToyGUI, action: Action | None) -> tuple[Observation, float, bool, bool, dict]:
     """Hand one forecast step to the tool agent and what it returns to the environment; None (nothing could be parsed)
     counts as a refusal. On the split `flaky` the tool agent's failures depend on the step, so that a retry can help."""
     flaky = FLAKY if env.split == "flaky" else 0.0
-    key = f"{env.task.seed}/{env.page}/{env.offset}/{env.overlay}" + (f"/{env.steps}" if flaky else "")
-    grounded = action and ground(action, env.visible(), key, flaky)
+    grounded = action and ground(action, env.visible(), env.key() + (f"/{env.steps}" if flaky else ""), flaky)
     return env.step(grounded, said=str(action) if action else "unreadable")
 
 
@@ -943,7 +949,7 @@ def mind2web_record(rows: list[dict], where: str, report: Report):
             boxes += unit_box(x, y, x + w, y + h, width, height)
         if not boxes:
             report.note(f"{where}: step {index}", "pos_candidates: no box on the page, no element can be right")
-        point = ((boxes[0][0] + boxes[0][2]) / 2, (boxes[0][1] + boxes[0][3]) / 2) if boxes else None
+        point = centre(boxes[0]) if boxes else None
         element = str(row["target_action_reprs"] or "").split(" -> ")[0]
         raw = {"index": index, "op": operation["op"], "value": value, "size": (width, height), "boxes": rects, "element": element}
         action = Action(kind, one_line(element if kind == "click" else value), point)

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from tqdm import tqdm
 
-from agent import Planner, Play, load_policy, play, policy_planner, read_run
+from agent import Planner, Play, play, policy_planner, read_run, run_policy
 from envs import (
     SPLITS,
     VALUES,
@@ -483,20 +484,17 @@ def score_bench(name: str, root: str | Path, split: str, *, predict: Callable | 
 
 def exam(run: str, split: str, n: int) -> dict[str, dict]:
     """All policies of a run on one toy split: random, warm start, the end of each stage, oracle."""
-    from tqdm import tqdm
-
     config, found = read_run(run), {}
     shape = (config["horizon"], config["history"])
     stages = [s for s in ("stage1", "stage2") if (Path(run) / s).exists()]
     rows = ["random", "warmup", *stages, "oracle"]
-    with tqdm(total=n * len(rows), unit="task", disable=None) as bar:
+    with tqdm(total=n * len(rows), unit="task", mininterval=1) as bar:
         for name in rows:
             bar.set_description(name)
             if name in ("random", "oracle"):
                 planner = random_planner() if name == "random" else oracle_planner(config["horizon"])
             else:
-                policy = load_policy(config["base"], None if name == "warmup" else Path(run) / name)
-                planner = policy_planner(policy, config["horizon"])
+                planner = policy_planner(run_policy(run, config, None if name == "warmup" else name), config["horizon"])
             found[name], _ = evaluate_toy(planner, split, n, *shape, carry=config["carry_forecast"], progress=bar.update)
     return found
 
@@ -517,7 +515,7 @@ def bench(args: argparse.Namespace) -> dict:
         die(f"--bench {args.bench} needs --data ROOT")
     if args.run:
         config = read_run(args.run)
-        policy = load_policy(config["base"], Path(args.run) / "adapter")
+        policy = run_policy(args.run, config)
         predict = lambda seen, horizon: policy_planner(policy, horizon)([seen], None)[0][0]  # noqa: E731
         shape = {"horizon": config["horizon"], "history": config["history"]}
     found, rows = score_bench(args.bench, args.data, args.split, predict=predict, predictions=args.predictions, protocol=args.protocol,

@@ -71,7 +71,7 @@ from envs import (
     mix,
     stream_shuffled,
 )
-from eval import draw_curves, draw_episode, evaluate_toy, oracle_planner, random_planner, write
+from eval import draw_curves, draw_episode, evaluate_toy, observe, oracle_planner, random_planner, write
 from rewards import grounded_reward, group_advantages, similarity, trajectory_reward
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -162,14 +162,22 @@ def parse_config(argv: list[str] | None = None) -> Config:
         die(f"--eval_split {config.eval_split}: choose one of {', '.join(SPLITS)}")
     if config.credit not in ("step", "trajectory"):
         die(f"--credit {config.credit}: choose step or trajectory")
-    for part in filter(None, config.data.split(",")):
+    parse_data(config.data)
+    if unknown := set(config.stages.split(",")) - {"warmup", "stage1", "stage2"}:
+        die(f"--stages: unknown stage {', '.join(sorted(unknown))}; choose from warmup, stage1, stage2")
+    return config
+
+
+def parse_data(text: str) -> list[tuple[str, str, float]]:
+    """--data -> (name, root, weight) of each set; one line and exit code 2 for a set or a folder that is not there."""
+    sources = []
+    for part in filter(None, text.split(",")):
         name, _, rest = part.partition(":")
         root, _, weight = rest.partition("*")
         if name not in LOADERS or not Path(root).is_dir() or not (weight or "1").replace(".", "", 1).isdigit():
             die(f"--data {part}: expected name:ROOT or name:ROOT*weight with a name of {', '.join(LOADERS)} and a folder that exists")
-    if unknown := set(config.stages.split(",")) - {"warmup", "stage1", "stage2"}:
-        die(f"--stages: unknown stage {', '.join(sorted(unknown))}; choose from warmup, stage1, stage2")
-    return config
+        sources.append((name, root, float(weight or 1)))
+    return sources
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -377,16 +385,13 @@ def recorded_examples(config: Config, stage: str, first: int) -> Iterator[list[E
             at = [step.raw["index"] for step in episode.steps]
             for i, step in enumerate(episode.steps):
                 ahead = [s.action for k, s in enumerate(episode.steps[i:i + config.horizon]) if at[i + k] - at[i] <= k]  # up to a hole
-                past = episode.raw["texts"][max(0, at[i] - config.history):at[i]]
                 found = tuple((step.action.text, box) for box in step.boxes)
-                yield Example(Observation(episode.instruction, step.screenshot, past), tuple(ahead), step.boxes, found, f"{episode.id}/{at[i]}")
+                yield Example(observe(episode, step, config.history), tuple(ahead), step.boxes, found, f"{episode.id}/{at[i]}")
 
     sources, report, told = [], Report(), 0
-    for part in config.data.split(","):
-        name, _, rest = part.partition(":")
-        root, _, weight = rest.partition("*")
-        rng = random.Random(f"shuffle {config.seed} {stage} {part}")
-        sources.append((float(weight or 1), partial(lambda n, r, g: stream_shuffled(windows(n, r), 256, g), name, root, rng)))
+    for name, root, weight in parse_data(config.data):
+        rng = random.Random(f"shuffle {config.seed} {stage} {name} {root}")
+        sources.append((weight, partial(lambda n, r, g: stream_shuffled(windows(n, r), 256, g), name, root, rng)))
     stream, examples = mix(sources, config.seed), []
     for update in itertools.count():
         while len(examples) < config.prompts_per_update:
@@ -646,16 +651,15 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(config.threads)
     clock = time.monotonic()
     run = Run(config)
+    policy = run.policy
 
     def lap(name: str) -> None:
         nonlocal clock
         run.results["seconds"].setdefault(name, round(time.monotonic() - clock, 1))
         clock = time.monotonic()
 
-    per_update = config.prompts_per_update * config.group_size
-    print(f"{config.prompts_per_update} prompts x {config.group_size} forecasts = {per_update} rollouts an update, "
+    print(f"{(P := config.prompts_per_update)} prompts x {(G := config.group_size)} forecasts = {P * G} rollouts an update, "
           f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, seed {config.seed}", flush=True)
-    policy = run.policy
     lap("warmup")
     run.examine("random", random_planner(config.seed))
     run.examine("warmup", policy_planner(policy, config.horizon))
