@@ -15,6 +15,8 @@ What the model sees, and the grammar of its answer (the same for the tiny model 
 
 One action a line: `kind text`, and for kinds that point optionally ` (x, y)` at the end, in the frame of the model family
 (0..1000 of each side for Qwen3-VL). Kinds and what their text says: envs.KINDS. `done`, `fail` and `answer` come last.
+With --order far the prompt ends in `next 5 far to near:` and the lines come in that order, so that the action which is executed,
+the last line, is written after the forecast and can depend on it.
 
 `python agent.py --run DIR` plays one episode and draws it.
 """
@@ -41,14 +43,14 @@ else:
 # ----------------------------------------------------------------------------------------------------------------------
 
 SYSTEM = (
-    "You operate a device. Look at the screenshot and forecast the next steps: one action a line, the nearest first, as many as asked "
-    "for or until the task ends, and nothing else. A line is a kind and its text:\n"
+    "You operate a device. Look at the screenshot and forecast the next steps: one action a line, the nearest first (the farthest first "
+    "when asked for `far to near`), as many as asked for or until the task ends, and nothing else. A line is a kind and its text:\n"
     + "\n".join(f"{kind} {{{text}}}" if text else kind for kind, text in KINDS.items())
     + "\nElements are named by the words that stand on the screen.\nExample of an answer to `next 4:`\nclick Name\ntype amber\nclick Save\ndone"
 )
 
 
-def build_prompt(observation: Observation, horizon: int) -> list[dict]:
+def build_prompt(observation: Observation, horizon: int, far_first: bool = False) -> list[dict]:
     """The one prompt of training and evaluation, as chat messages; the image stands for the screenshot."""
     lines = [f"task: {observation.instruction}", f"past: {'; '.join(observation.history) or 'none'}"]
     if observation.plan:
@@ -56,22 +58,23 @@ def build_prompt(observation: Observation, horizon: int) -> list[dict]:
     # The screenshot comes after the task, so that under causal attention its tokens know what is asked of them.
     return [{"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
             {"role": "user", "content": [{"type": "text", "text": "\n".join(lines) + "\n"}, {"type": "image"},
-                                         {"type": "text", "text": f"\nnext {horizon}:"}]}]
+                                         {"type": "text", "text": f"\nnext {horizon}{' far to near' if far_first else ''}:"}]}]
 
 
-def format_forecast(actions: Sequence[Action]) -> str:
+def format_forecast(actions: Sequence[Action], far_first: bool = False) -> str:
     """The text that parse_forecast reads back (points are left to the tool agent)."""
-    return "\n".join(map(str, actions))
+    return "\n".join(map(str, actions[::-1] if far_first else actions))
 
 
 _POINT = re.compile(r"\s*\(\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*,\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*\)\s*$")
 
 
-def parse_forecast(text: str, horizon: int, frame: tuple[float, float] = (1000.0, 1000.0)) -> tuple[list[Action], str | None]:
+def parse_forecast(text: str, horizon: int, frame: tuple[float, float] = (1000.0, 1000.0),
+                   far_first: bool = False) -> tuple[list[Action], str | None]:
     """Model text -> (the actions up to the first line that cannot be read, what was wrong with it or None).
 
     Never raises and never executes anything. `frame`: what the model takes for the width and height of the screen; points
-    come back in 0..1. What stands before `</think>` is not part of the answer.
+    come back in 0..1. What stands before `</think>` is not part of the answer. `far_first`: the lines are read from the last one up.
 
     >>> parse_forecast("click Save (500, 250)\\ndone", 5)
     ([Action(kind='click', text='Save', point=(0.5, 0.25)), Action(kind='done', text='', point=None)], None)
@@ -79,7 +82,7 @@ def parse_forecast(text: str, horizon: int, frame: tuple[float, float] = (1000.0
     ([Action(kind='click', text='Save', point=None)], 'line 2: unknown action kind "__import__(\\'os\\')"')
     """
     lines = [line.strip() for line in text.rsplit("</think>", 1)[-1].split("\n")]
-    lines, actions = [line for line in lines if line], []
+    lines, actions = [line for line in (reversed(lines) if far_first else lines) if line], []
     for number, line in enumerate(lines, 1):
         if len(actions) == horizon:
             return actions, f"line {number}: more than the {horizon} steps asked for"
@@ -116,6 +119,7 @@ class Policy:
     tokenizer: object
     image_processor: object
     peft: object = None
+    far_first: bool = False   # forecasts are written from far to near (--order far)
 
     @property
     def device(self) -> "torch.device":
@@ -213,7 +217,7 @@ def make_tiny(folder: str | Path, words: Sequence[str], seed: int) -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<unk>"]
-    prompt_words = ["\n", *":;()-", "task", "past", "plan", "next", "none", "failed", "unreadable", *map(str, range(1, 13))]
+    prompt_words = ["\n", *":;()-", "task", "past", "plan", "next", "far", "to", "near", "none", "failed", "unreadable", *map(str, range(1, 13))]
     vocabulary = {w: i for i, w in enumerate(dict.fromkeys([*special, *prompt_words, *KINDS, *sorted(DIRECTIONS), *ICONS, *words]))}
     raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[^<>\s]+>|\w+|[^\w\s]|\n"), "removed", invert=True)
@@ -306,7 +310,7 @@ def encode(policy: Policy, observations: Sequence[Observation], horizon: int) ->
     deepstack = getattr(found, "deepstack_features", None) or []  # Qwen2-VL and 2.5 have none
     merge, prompts = policy.image_processor.merge_size**2, []
     for i, observation in enumerate(observations):
-        text = policy.tokenizer.apply_chat_template(build_prompt(observation, horizon), tokenize=False, add_generation_prompt=True)
+        text = policy.tokenizer.apply_chat_template(build_prompt(observation, horizon, policy.far_first), tokenize=False, add_generation_prompt=True)
         ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
         at, n = ids.index(policy.image_token), int(grids[i].prod()) // merge
         prompts.append(Prompt(ids[:at] + [policy.image_token] * n + ids[at + 1:], (found.pooler_output[i], *(d[i] for d in deepstack)), grids[i]))
@@ -382,11 +386,11 @@ def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[f
     finished = eos in tokens
     tokens = tokens[: tokens.index(eos) + 1] if finished else tokens
     text = policy.tokenizer.decode([t for t in tokens if t != eos])
-    forecast, error = parse_forecast(text, horizon)
+    forecast, error = parse_forecast(text, horizon, far_first=policy.far_first)
     if not finished and error is None:
         error = f"cut off after {len(tokens)} tokens"
     lines = [policy.tokenizer.decode([t]).count("\n") for t in tokens]
-    step_index = [min(sum(lines[:i]), horizon) for i in range(len(tokens))]
+    step_index = [min(sum(lines[i:] if policy.far_first else lines[:i]), horizon) for i in range(len(tokens))]
     return Rollout(prompt.ids, tokens, logprobs[: len(tokens)], text, "stop" if finished else "length", forecast, error, step_index)
 
 
@@ -463,15 +467,27 @@ class Play:
 Planner = Callable[[list[Observation], list], list[tuple[list[Action], int]]]
 
 
-def policy_planner(policy: Policy, horizon: int) -> Planner:
-    """Greedy forecasts of a policy: a function of (observations, environments) -> (forecast, tokens written) for each."""
-    how = Sampling(horizon, 1, 0.0, policy.max_new_tokens(horizon))
+def policy_planner(policy: Policy, horizon: int, choose: str = "", candidates: int = 8, seed: int = 0) -> Planner:
+    """Forecasts of a policy: a function of (observations, environments) -> (forecast, tokens written) for each.
+
+    Greedy, or with `choose` the best of `candidates` forecasts sampled at temperature 1 (DEPARTURE: not in the paper), the ways in
+    which a whole forecast can decide about its first action: "likelihood", the one with the largest joint probability;
+    "agreement", the likeliest of those that begin as most of them do.
+    """
+    how = Sampling(horizon, candidates if choose else 1, float(bool(choose)), policy.max_new_tokens(horizon))
+    generator = torch.Generator(policy.device).manual_seed(seed)
 
     def plan(observations, _envs):
-        groups = sample(policy, encode(policy, observations, horizon), how)
-        return [(g[0].forecast, len(g[0].completion_ids)) for g in groups]
+        groups = sample(policy, encode(policy, observations, horizon), how, generator)
+        return [(_chosen(group, choose).forecast, sum(len(r.completion_ids) for r in group)) for group in groups]
 
     return plan
+
+
+def _chosen(group: Sequence[Rollout], choose: str) -> Rollout:
+    first = [str(r.forecast[0]) if r.forecast else "" for r in group]
+    votes = [first.count(action) if choose == "agreement" else 0 for action in first]
+    return max(zip(group, votes, strict=True), key=lambda pair: (pair[1], sum(pair[0].old_logprobs)))[0]
 
 
 def play(planner: Planner, envs: Sequence, seeds: Sequence[int], execute: Callable, horizon: int, carry: bool = False) -> list[Play]:
@@ -525,7 +541,9 @@ def read_run(folder: str | Path) -> dict:
 
 def run_policy(folder: str | Path, config: dict, name: str | None = "adapter") -> Policy:
     """The policy of a run: its last adapters, those of a stage, or none (the warm start); screens as large as in its training."""
-    return load_policy(config["base"], name and Path(folder) / name, max_pixels=config.get("max_pixels", 0))
+    policy = load_policy(config["base"], name and Path(folder) / name, max_pixels=config.get("max_pixels", 0))
+    policy.far_first = config.get("order") == "far"
+    return policy
 
 
 def main() -> None:

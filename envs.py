@@ -208,7 +208,7 @@ class Task:
     colours: tuple[tuple[int, int, int], ...]     # background, ink, accent
 
 
-def _colours(rng: random.Random, dark: bool) -> tuple[tuple[int, int, int], ...]:
+def draw_colours(rng: random.Random, dark: bool) -> tuple[tuple[int, int, int], ...]:
     """Light screens for training; dark ones are held out for the split `layout`."""
     paper = tuple(rng.randint(215, 255) for _ in range(3))
     ink = tuple(rng.randint(0, 70) for _ in range(3))
@@ -251,12 +251,12 @@ def make_task(split: str, index: int) -> Task:
     misnamed = [pages[p][0] for p, _, _ in goals if p != first_page and said[pages[p][0]] != shown[pages[p][0]]]
     decoy_page = misnamed[0] if misnamed and rng.random() < 0.4 else None
     spoken = {c: said[c] if rng.random() < ALIAS_IN_REFERENCE and c != decoy_page else shown[c] for c in shown}
-    n_popups = 2 if split == "popup" else int(rng.random() < 0.35)
+    n_popups = 2 if split == "popup" else int(rng.random() < 0.5)
     popups = tuple((step, rng.choice(POPUPS), rng.choice(DISMISS), rng.choice((None, *LURES)))
                    for step in sorted(rng.sample(range(5), n_popups)))
     return Task(seed, menu, tuple(pages), tuple(goals), "; ".join(words + ["finish"]), shown, spoken, start, first_page,
                 rng.choice(COMMITS), code, said[decoy_page] if decoy_page else None, popups, split == "layout",
-                _colours(rng, split == "layout"))
+                draw_colours(rng, split == "layout"))
 
 
 @dataclass(frozen=True)
@@ -299,6 +299,7 @@ class ToyGUI:
         self.wanted = {w: held for w, held in self.task.start.items() if w in CHECKS}  # fields that no goal names are free
         self.wanted |= {w: value if value else not self.task.start[w] for _, w, value in self.task.goals}
         self.committed, self.steps, self.past, self.popups = False, 0, [], list(self.task.popups)
+        self.refused = frozenset()  # texts that the tool agent did not find
         self.oracle_steps = len(self.oracle(60))
         self.max_steps = self.oracle_steps + SLACK + 2 * len(self.popups)
         self._interrupt()
@@ -368,6 +369,8 @@ class ToyGUI:
         """Carry out a grounded action; None stands for a refusal of the tool agent. `said` is the policy's own wording,
         for the history. An action that is impossible here leaves the state as it is."""
         result = "failed" if action is None else "ok" if self._apply(action) else "impossible"
+        if action is None and said:
+            self.refused |= {said.partition(" ")[2]}
         # Only a refusal is told to the policy: that a click had no effect, it has to see on the next screen.
         self.past.append((said or str(action)) + (" failed" if result == "failed" else ""))
         self.steps += 1
@@ -433,7 +436,7 @@ class ToyGUI:
 
     def oracle(self, horizon: int) -> list[Action]:
         """The reference actions from the present state: at most `horizon`, fewer when the task ends before. Their texts
-        are an annotator's: now and then the instruction's word instead of the name on the screen."""
+        are an annotator's: now and then the instruction's word instead of the name on the screen, until that word was refused."""
         world = copy.copy(self)
         world.values, world.past, world.popups, plan = dict(self.values), [], [], []  # interruptions cannot be foreseen
         while len(plan) < horizon:
@@ -465,7 +468,8 @@ class ToyGUI:
 
     def point_at(self, e: Element) -> Action:
         concept = self.task.pages[e.target][0] if e.role == "page" else e.target
-        return Action("click", self.task.spoken.get(concept, e.label), centre(self.box(e)))
+        name = self.task.spoken.get(concept, e.label)
+        return Action("click", e.label if name in self.refused else name, centre(self.box(e)))
 
     def example(self, horizon: int, plan: tuple[Action, ...] = ()) -> Example:
         """The present state as a training example, with the oracle's next `horizon` actions as the reference."""
@@ -580,19 +584,14 @@ def demonstration(split: str, index: int, horizon: int, noise: float, history: i
     """
     env, rng = ToyGUI(split, scale, history), random.Random(f"demonstration {split} {index}")
     env.reset(index)
-    examples, refused = [], set()
+    examples = []
     for _ in range(env.max_steps):
         examples.append(env.example(horizon))
         action = examples[-1].reference[0]
-        here = next((label for label, box in examples[-1].elements if box in examples[-1].boxes), None)
         if rng.random() < noise:
             action = rng.choice([*(Action("click", label) for label, _ in examples[-1].elements), Action("back"), Action("scroll", "down"),
                                  Action("type", rng.choice(VALUES))])
-        elif here and action.text in refused:
-            action = Action("click", here)  # a name that was refused is replaced by what stands on the screen
-        _, _, terminated, _, info = execute(env, action)
-        refused = refused | {action.text} if info["result"] == "failed" else set()
-        if terminated:
+        if execute(env, action)[2]:
             break
     return examples
 

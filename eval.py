@@ -3,20 +3,27 @@
 Protocol `toy-gui`: seeds 0..n-1 of a split, plan-act loop with greedy forecasts, only the first action of each executed through
 the frozen tool agent. success: share of tasks solved within the oracle's steps plus a slack; accuracy@k: share of forecasts
 whose k-th action agrees (similarity 1) with the oracle's k-th action from that state; repeat: share of forecast actions that
-stood in their forecast before; failed: share of first actions that the tool agent refused.
+stood in their forecast before; failed: share of first actions that the tool agent refused; stability: of the steps that two
+forecasts in a row have in common, the share that agrees (similarity 1).
 
     python eval.py --run runs/toy --split test            # one row a policy: random, warm start, stages, oracle
+    python eval.py --ablate --seeds 5 --jobs 2            # trains and compares all arms: docs/ablation.json, docs/ablation.png
 """
 
 import argparse
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import string
+import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +31,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from agent import Planner, Play, play, policy_planner, read_run, run_policy
+from agent import Planner, Play, play, policy_planner, read_run, run_policy, torch
 from envs import (
     SPLITS,
     VALUES,
@@ -110,11 +117,12 @@ def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
     for k in range(horizon):
         due = [(f[k] if k < len(f) else None, ref[k]) for f, ref in pairs if k < len(ref)]
         accuracy.append(sum(a is not None and similarity(a, b) == 1.0 for a, b in due) / max(1, len(due)))
+    pursued = [similarity(a, b) == 1.0 for p in plays for f, g in itertools.pairwise(p.forecasts) for a, b in zip(f[1:], g, strict=False)]
     low, high = wilson(wins, len(plays))
     said = sum(len(f) for f, _ in pairs)
     return {
         "success": wins / len(plays), "n": len(plays), "ci95": [low, high],
-        "accuracy_at_k": accuracy,
+        "accuracy_at_k": accuracy, "stability": sum(pursued) / len(pursued) if pursued else None,
         "repeat": sum(sum(repetitions(f)) for f, _ in pairs) / max(1, said),
         "failed": steps.count("failed") / max(1, len(steps)),
         "unreadable": sum(not f for f, _ in pairs) / max(1, len(pairs)),
@@ -478,6 +486,182 @@ def score_bench(name: str, root: str | Path, split: str, *, predict: Callable | 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Ablations: arms that share warm starts, seeds, prompts and the number of updates
+# ----------------------------------------------------------------------------------------------------------------------
+# An arm is a training command and a way to play. Arms with the same command share one run. {one}, {two}, {all}: the updates of stage 1, of
+# stage 2, and their sum, so that each arm has as many updates as the two stages together.
+
+ARMS: dict[str, tuple[str, dict]] = {
+    "warmup": ("--stages warmup", {}),
+    "reactive_text": ("--horizon 1 --stages warmup,stage1 --stage1_updates {all}", {}),
+    "reactive_grounded": ("--horizon 1 --stages warmup,stage2 --stage2_updates {all}", {}),   # sees the reward that stage 2 sees
+    "stage1": ("--stages warmup,stage1 --stage1_updates {all}", {}),
+    "stage2": ("--stages warmup,stage2 --stage2_updates {all}", {}),
+    "tracer1": ("", {}),
+    "without_stage2": ("", {"adapter": "stage1"}),            # the same run, stopped after stage 1: fewer updates
+    "horizon_1": ("--horizon 1", {}),
+    "horizon_2": ("--horizon 2", {}),
+    "horizon_8": ("--horizon 8", {}),
+    "no_repetition": ("--lambda_rep 0", {}),
+    "gamma_1": ("--gamma 1", {}),
+    "history_0": ("--history 0", {}),                         # its own warm start
+    "credit_trajectory": ("--credit trajectory", {}),
+    "no_std": ("--no-std_normalise", {}),
+    "carry": ("--carry_forecast", {}),
+    "far_first": ("--order far", {}),                         # its own warm start
+    "choose_likelihood": ("", {"choose": "likelihood"}),
+    "choose_agreement": ("", {"choose": "agreement"}),
+}
+MAIN_ARMS = ("warmup", "reactive_text", "reactive_grounded", "stage1", "stage2", "tracer1", "without_stage2")
+ABLATION_SPLITS = ("test", "popup", "flaky", "layout", "app")
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)   # Student's t, two-sided 95 %, 1 to 9 degrees of freedom
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval by Student's t (nan for a single value).
+
+    >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
+    [2.0, 2.484]
+    """
+    n = len(values)
+    half = T_95[min(n - 2, 8)] * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+    return float(np.mean(values)), half
+
+
+def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], limit: int, threads: int) -> dict:
+    """Train one arm with one seed, unless that was done before, and play all splits; returns what exam.json says.
+    Raises ValueError for a folder made with other settings, or where training failed."""
+    flags, how = ARMS[arm]
+    owner = next(name for name in ARMS if ARMS[name][0] == flags)
+    folder, asked = root / f"{owner}-{seed}", [*flags.format(**budget).split(), *common]
+    for stage, updates in (("stage1", budget["one"]), ("stage2", budget["two"])):
+        asked += [] if f"--{stage}_updates" in asked else [f"--{stage}_updates", str(updates)]
+    exam = folder / f"exam-{arm}.json"
+    if exam.exists():
+        found = json.loads(exam.read_text())
+        if found["flags"] != asked or found["limit"] != limit:
+            raise ValueError(f"{exam} was made with other settings ({' '.join(found['flags'])}; --limit {found['limit']}): choose another "
+                             "--output_dir")
+        return found
+    command = [sys.executable, str(Path(__file__).with_name("train.py")), "--output_dir", str(folder), "--seed", str(seed), "--threads", str(threads),
+               "--warmup_dir", str(root / "warmup"), "--eval_split", "dev", "--eval_tasks", "50", *asked]
+    if not (folder / "adapter").exists():
+        with open(root / f"{owner}-{seed}.log", "a") as log:
+            if subprocess.run([*command, *(["--resume"] if folder.exists() else [])], stdout=log, stderr=log).returncode:
+                raise ValueError(f"training of {folder} failed; the reason is at the end of {log.name}")
+    torch.set_num_threads(threads)
+    config, start = read_run(folder), time.monotonic()
+    policy = run_policy(folder, config, None if arm == "warmup" else how.get("adapter", "adapter"))
+    planner = policy_planner(policy, config["horizon"], how.get("choose", ""), seed=seed)
+    rows = {split: evaluate_toy(planner, split, limit, config["horizon"], config["history"], carry=config["carry_forecast"])[0]
+            for split in ABLATION_SPLITS}
+    seconds, log = json.loads((folder / "results.json").read_text())["seconds"], folder / "metrics.jsonl"
+    stages = ("stage1",) if "adapter" in how else ("stage1", "stage2")
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    found = {"arm": arm, "seed": seed, "flags": asked, "limit": limit, "split": rows, "minutes": sum(seconds.get(s, 0) for s in stages) / 60,
+             "sampled_tokens": sum(line["tokens"] for line in lines if line["stage"] in stages), "exam_minutes": (time.monotonic() - start) / 60}
+    write(exam, json.dumps(found, indent=1))
+    return found
+
+
+def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict, common: list[str], limit: int) -> dict:
+    """All arms with seeds 0 .. seeds-1, `jobs` at a time; a finished run is not run again. Returns the record of docs/ablation.json."""
+    root.mkdir(parents=True, exist_ok=True)
+    threads, found = max(1, (os.cpu_count() or 1) // jobs), {}
+    # Warm starts first, and arms that share a run one after the other: no two jobs may train the same thing at the same time.
+    waves = [[("warmup", s) for s in range(seeds)], [(a, s) for a in arms if a != "warmup" and not ARMS[a][1] for s in range(seeds)],
+             [(a, s) for a in arms if ARMS[a][1] for s in range(seeds)]]
+    if any(ARMS[a][1] and not ARMS[a][0] for a in arms):
+        waves[1] = list(dict.fromkeys([("tracer1", s) for s in range(seeds)] + waves[1]))
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool, tqdm(total=sum(map(len, waves)), unit="run") as bar:
+        for wave in waves:
+            waiting = {pool.submit(run_arm, arm, seed, root, budget, common, limit, threads): (arm, seed) for arm, seed in wave}
+            try:
+                for done in as_completed(waiting):
+                    found[waiting[done]] = done.result()
+                    arm, seed = waiting[done]
+                    tqdm.write(f"{arm:18} seed {seed}: success on test {found[arm, seed]['split']['test']['success']:.1%}")
+                    bar.update()
+            except (ValueError, KeyboardInterrupt):
+                pool.shutdown(cancel_futures=True)
+                raise
+    return ablation_record({a: [found[a, s] for s in range(seeds)] for a in dict.fromkeys(a for a, _ in found)}, seeds, common)
+
+
+def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str]) -> dict:
+    """docs/ablation.json: per arm one number a seed, and paired differences on test (same seeds, 95 % interval by Student's t).
+
+    stability and accuracy_at_k: planning stability. robustness: mean success on popup, flaky and layout over success on test.
+    generalisation is the split app itself. per_1000_tokens: solved tasks for each 1,000 tokens written while playing `test`.
+    """
+    arms = {}
+    for arm, runs in found.items():
+        test = [run["split"]["test"] for run in runs]
+        arms[arm] = {"split": {s: {"success": [run["split"][s]["success"] for run in runs], "n": runs[0]["limit"]} for s in ABLATION_SPLITS}}
+        arms[arm] |= {name: [m[name] for m in test] for name in ("stability", "repeat", "failed", "accuracy_at_k", "tokens_per_episode")}
+        arms[arm]["robustness"] = [mean(run["split"][s]["success"] for s in ("popup", "flaky", "layout")) / max(m["success"], 1e-9)
+                                   for run, m in zip(runs, test, strict=True)]
+        arms[arm]["per_1000_tokens"] = [1000 * m["success"] / max(m["tokens_per_episode"], 1e-9) for m in test]
+        arms[arm] |= {name: [run[name] for run in runs] for name in ("minutes", "exam_minutes", "sampled_tokens")}
+        arms[arm]["flags"] = " ".join(runs[0]["flags"])
+    pairs = {}
+    for one in ("tracer1", "stage1"):
+        for other in arms:
+            if one in arms and one != other:
+                differences = [a - b for a, b in zip(*(arms[x]["split"]["test"]["success"] for x in (one, other)), strict=True)]
+                centre, half = interval(differences)
+                pairs[f"{one}-{other}"] = {"mean": centre, "ci95": [centre - half, centre + half]}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    return {"arms": arms, "pairs": pairs, "seeds": list(range(seeds)), "command": " ".join(["python eval.py", *sys.argv[1:]]), "commit": commit,
+            "common_flags": common}
+
+
+def ablation_table(record: dict) -> str:
+    """One row an arm: mean and 95 % interval over the seeds on test, the other splits, and what it cost."""
+    lines = [f"{'arm':18} {'test':>12} {'TraceR1 minus it':>17} " + " ".join(f"{s:>7}" for s in ABLATION_SPLITS[1:])
+             + f" {'stable':>7} {'repeat':>7} {'failed':>7} {'tokens':>7} {'per 1k':>7} {'minutes':>8}"]
+    for arm, found in record["arms"].items():
+        centre, half = interval(found["split"]["test"]["success"])
+        pair = record["pairs"].get(f"tracer1-{arm}")
+        against = f"{100 * pair['mean']:+.1f} +- {50 * (pair['ci95'][1] - pair['ci95'][0]):.1f}" if pair else ""
+        others = " ".join(f"{np.mean(found['split'][s]['success']):7.1%}" for s in ABLATION_SPLITS[1:])
+        stable = f"{np.mean(found['stability']):7.1%}" if None not in found["stability"] else f"{'-':>7}"
+        lines.append(f"{arm:18} {f'{100 * centre:.1f} +- {100 * half:.1f}':>12} {against:>17} {others} {stable} {np.mean(found['repeat']):7.1%} "
+                     f"{np.mean(found['failed']):7.1%} {np.mean(found['tokens_per_episode']):7.1f} {np.mean(found['per_1000_tokens']):7.2f} "
+                     f"{np.mean(found['minutes']):8.1f}")
+    return "\n".join(lines)
+
+
+def draw_ablation(record: dict, path: Path) -> None:
+    """Three panels: arms with intervals; success against T; forecast accuracy against k."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    arms = record["arms"]
+    figure, axes = plt.subplots(1, 3, figsize=(15, 0.28 * len(arms) + 2.2), width_ratios=(2, 1, 1.2))
+    means, halves = zip(*[interval([100 * v for v in found["split"]["test"]["success"]]) for found in arms.values()], strict=True)
+    axes[0].barh(list(arms), means, xerr=np.nan_to_num(halves), capsize=3, color=["tab:green" if a == "tracer1" else "silver" for a in arms])
+    axes[0].invert_yaxis()
+    axes[0].set(title=f"success on test, {len(record['seeds'])} seeds, 95 % interval", xlabel="% of tasks")
+    horizons = {int(arm.split("_")[1]): arm for arm in arms if arm.startswith("horizon_")} | ({5: "tracer1"} if "tracer1" in arms else {})
+    points = [(t, *interval([100 * v for v in arms[arm]["split"]["test"]["success"]])) for t, arm in sorted(horizons.items())]
+    if points:
+        axes[1].errorbar(*zip(*[p[:2] for p in points], strict=True), yerr=np.nan_to_num([p[2] for p in points]), marker="o", capsize=3)
+    axes[1].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks")
+    for arm in ("warmup", "stage1", "stage2", "tracer1"):
+        if arm in arms:
+            curve = 100 * np.mean(arms[arm]["accuracy_at_k"], axis=0)
+            axes[2].plot(range(1, len(curve) + 1), curve, marker="o", label=arm)
+    axes[2].set(title="forecast accuracy k steps ahead", xlabel="k", ylabel="% right")
+    axes[2].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Command line
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -539,7 +723,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--index", help="androidcontrol: file of steps to count (OS-Atlas's ac_idx.txt); ROOT/ac_idx.txt is found by itself")
     parser.add_argument("--json", help="write the numbers to this file")
     parser.add_argument("--per_step", help="recorded benchmarks: write one JSON line a step to this file")
+    parser.add_argument("--ablate", action="store_true", help="train and compare arms on the toy world; writes docs/ablation.json and .png")
+    parser.add_argument("--arms", default="", help=f"with --ablate, joined by commas; default: all of {', '.join(ARMS)}")
+    parser.add_argument("--seeds", type=int, default=5, help="with --ablate: seeds 0 .. seeds-1, warm starts included")
+    parser.add_argument("--jobs", type=int, default=1, help="with --ablate: runs side by side, sharing the cores")
+    parser.add_argument("--output_dir", default="runs/ablate", help="with --ablate: where the runs are kept")
+    parser.add_argument("--quick", action="store_true", help="with --ablate: a first answer in minutes: two seeds, the main arms, short runs")
+    parser.add_argument("--flags", default="", help="with --ablate: more flags of train.py for every arm, such as \"--learning_rate 5e-4\"")
     args = parser.parse_args(argv)
+    if args.ablate:
+        return main_ablate(args)
     if bool(args.run) == bool(args.predictions):
         die("give either --run DIR or --predictions FILE")
     try:
@@ -558,6 +751,26 @@ def main(argv: list[str] | None = None) -> None:
             write(Path(args.json), json.dumps(found, indent=1))
     except ValueError as error:
         die(str(error))
+
+
+def main_ablate(args: argparse.Namespace) -> None:
+    arms = tuple(filter(None, args.arms.split(","))) or (MAIN_ARMS if args.quick else tuple(ARMS))
+    if unknown := set(arms) - set(ARMS):
+        die(f"--arms: unknown arm {', '.join(sorted(unknown))}; choose from {', '.join(ARMS)}")
+    if args.seeds < 1 or args.jobs < 1 or args.limit < 1:
+        die(f"--seeds {args.seeds}, --jobs {args.jobs} and --limit {args.limit} must be at least 1")
+    one, two, limit, seeds, more = (60, 40, 100, 2, ["--warmup_steps", "600"]) if args.quick else (300, 200, args.limit, args.seeds, [])
+    root = Path(args.output_dir + ("-quick" if args.quick else ""))
+    try:
+        record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit)
+    except ValueError as error:
+        die(str(error))
+    print(ablation_table(record))
+    where = Path(args.json) if args.json else root / "ablation.json" if args.quick or args.arms or args.flags else Path("docs/ablation.json")
+    where.parent.mkdir(parents=True, exist_ok=True)
+    write(where, json.dumps(record, indent=1))
+    draw_ablation(record, where.with_suffix(".png"))
+    print(f"numbers: {where}; picture: {where.with_suffix('.png')}")
 
 
 def write(path: Path, text: str) -> None:

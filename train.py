@@ -66,6 +66,7 @@ from envs import (
     ToyGUI,
     demonstration,
     die,
+    draw_colours,
     ground,
     load_recorded,
     mix,
@@ -99,6 +100,8 @@ class Config:
 
     horizon: int = flag(5, "T, the actions of a forecast; 1 is a reactive agent. The paper's best is about 10, on tasks three times as long")
     history: int = flag(4, "K, past steps in the prompt as text; 0 leaves the agent without memory")
+    order: str = flag("near", "near: a forecast begins with the action that is executed (paper); far: it ends with it, so that this action can "
+                              "depend on the rest (DEPARTURE)")
     carry_forecast: bool = flag(False, "put what is left of the last forecast into the next prompt (DEPARTURE: the paper forecasts afresh)")
 
     gamma: float = flag(0.9, "discount per forecast step, below 1 because far steps cannot be known as well as near ones")
@@ -160,8 +163,9 @@ def parse_config(argv: list[str] | None = None) -> Config:
             die(f"--{name} {getattr(config, name)}: must be at most 1")
     if config.eval_split not in SPLITS:
         die(f"--eval_split {config.eval_split}: choose one of {', '.join(SPLITS)}")
-    if config.credit not in ("step", "trajectory"):
-        die(f"--credit {config.credit}: choose step or trajectory")
+    for name, choices in (("credit", ("step", "trajectory")), ("order", ("near", "far"))):
+        if getattr(config, name) not in choices:
+            die(f"--{name} {getattr(config, name)}: choose {' or '.join(choices)}")
     parse_data(config.data)
     if unknown := set(config.stages.split(",")) - {"warmup", "stage1", "stage2"}:
         die(f"--stages: unknown stage {', '.join(sorted(unknown))}; choose from warmup, stage1, stage2")
@@ -189,7 +193,7 @@ def warm_base(config: Config) -> Path:
     """Folder of the warm-started model for these settings, made if it is not there yet."""
     if config.model:
         return Path(config.model)
-    names = ("seed", "history", "train_tasks", "demo_noise", "reading_steps", "warmup_steps", "warmup_batch", "warmup_lr", "warmup_horizon")
+    names = ("seed", "order", "history", "train_tasks", "demo_noise", "reading_steps", "warmup_steps", "warmup_batch", "warmup_lr", "warmup_horizon")
     made_by = {name: getattr(config, name) for name in names}
     folder = Path(config.warmup_dir) / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]
     if (folder / "warmup.json").exists():
@@ -197,6 +201,7 @@ def warm_base(config: Config) -> Path:
     work = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")  # renamed when it is whole: two runs may warm up side by side
     make_tiny(work, TOY_WORDS, config.seed)
     policy = load_policy(work)
+    policy.far_first = config.order == "far"
     reading = teach_reading(policy, config)
     loss, gate = imitate(policy, config)
     policy.core.save_pretrained(work)
@@ -251,9 +256,12 @@ def reading_targets(screens: list[ToyGUI], vocabulary: dict[str, int]) -> tuple:
 
 
 def random_screen(rng: random.Random, config: Config) -> ToyGUI:
-    """A training task some random clicks later, so that all words and icons are seen on all kinds of screens."""
+    """A training task some random clicks later, so that all words and icons are seen on all kinds of screens. A third is dark or has
+    its bars at the bottom: a hub model's eyes have seen such screens too. What to do on them is taught nowhere (split `layout`)."""
     env = ToyGUI("train")
     env.reset(rng.randrange(config.train_tasks))
+    dark, flipped = rng.random() < 0.3, rng.random() < 0.3
+    env.task = dataclasses.replace(env.task, colours=draw_colours(rng, dark), flipped=flipped)
     for _ in range(rng.randrange(8)):
         env.step(env.oracle(1)[0] if rng.random() < 0.5 else env.point_at(rng.choice(env.elements())))
     for widget, held in env.values.items():
@@ -262,8 +270,8 @@ def random_screen(rng: random.Random, config: Config) -> ToyGUI:
 
 
 def imitate(policy: Policy, config: Config) -> tuple[float, dict]:
-    """Supervised steps: given a state of a demonstration, write the reference for its next steps. Two in five prompts carry a
-    plan, half of those a damaged one, so that the same base can serve runs with and without --carry_forecast; the gate checks
+    """Supervised steps: given a state of a demonstration, write the reference for its next steps. Half of the prompts carry a
+    plan, two in five of those a damaged one, so that the same base can serve runs with and without --carry_forecast; the gate checks
     whether it does. One long cycle of the learning rate and two short ones. Returns the last loss and what the gate saw."""
     core, rng = policy.core, random.Random(f"warm start {config.seed}")
     core.requires_grad_(True)
@@ -295,7 +303,7 @@ def imitation_step(policy: Policy, config: Config, rng: random.Random, optimizer
     while len(seen) < config.warmup_batch:
         for observation, acts in demonstrated(config, rng, horizon):
             seen.append(observation)
-            wanted.append([policy.tokenizer(format_forecast(acts) + policy.tokenizer.eos_token)["input_ids"]])
+            wanted.append([policy.tokenizer(format_forecast(acts, policy.far_first) + policy.tokenizer.eos_token)["input_ids"]])
     logprobs, mask = completion_logprobs(policy, encode(policy, seen, horizon), wanted)
     loss = -logprobs.sum() / mask.sum()
     _step(optimizers, weights, loss, config.max_grad_norm)
@@ -308,12 +316,15 @@ def demonstrated(config: Config, rng: random.Random, horizon: int) -> list[tuple
     found = []
     for i in rng.sample(range(len(record)), 2):
         plan = ()
-        if i and rng.random() < 0.4:
+        if i and rng.random() < 0.5:
             plan = record[i - 1].reference[1:horizon]
-            if rng.random() < 0.5:
+            if rng.random() < 0.4:
                 plan = tuple(Action("click", rng.choice(SCREEN_WORDS)) if rng.random() < 0.3 else a for a in plan[: rng.randint(0, horizon)])
         found.append((dataclasses.replace(record[i].observation, plan=tuple(plan)), record[i].reference[:horizon]))
     return found
+
+
+GATE_HORIZON = 5  # of the warm start's check; the warm start does not depend on --horizon
 
 
 def gate(policy: Policy, config: Config, n: int = 400) -> dict:
@@ -322,14 +333,14 @@ def gate(policy: Policy, config: Config, n: int = 400) -> dict:
     Passed: a plan costs at most 5 points, and 90 % of the dialogs are closed with it."""
     rng, states = random.Random(f"gate {config.seed}"), []
     while len(states) < n:
-        record = demonstration("dev", len(states), config.horizon, config.demo_noise, config.history)
+        record = demonstration("dev", len(states), GATE_HORIZON, config.demo_noise, config.history)
         i = rng.randrange(len(record))
-        other = demonstration("dev", len(states) + 1, config.horizon, 0.0, config.history)[0].reference
+        other = demonstration("dev", len(states) + 1, GATE_HORIZON, 0.0, config.history)[0].reference
         states.append((record[i], record[max(0, i - 1)].reference[1:], other))
-    found, how = {}, Sampling(1, 1, 0.0, policy.max_new_tokens(1))
+    found, how = {}, Sampling(GATE_HORIZON, 1, 0.0, policy.max_new_tokens(GATE_HORIZON))
     for name, plans in (("without", [()] * n), ("with_plan", [s[1] for s in states]), ("misled", [s[2] for s in states])):
         seen = [dataclasses.replace(s[0].observation, plan=tuple(plan)) for s, plan in zip(states, plans, strict=True)]
-        groups = sample(policy, encode(policy, seen, 1), how)
+        groups = sample(policy, encode(policy, seen, GATE_HORIZON), how)
         right = [bool(g[0].forecast) and names_target(g[0].forecast[0], s[0]) for g, s in zip(groups, states, strict=True)]
         dialogs = [r for r, s in zip(right, states, strict=True) if s[0].reference[0].text in (*DISMISS, "OK")]
         found[name] = {"first_action": float(np.mean(right)), "n": n, "dialogs": float(np.mean(dialogs)) if dialogs else None,
@@ -421,7 +432,8 @@ def score(groups: list[Group], stage: str, config: Config) -> None:
                 executed = ground(r.forecast[0], truth.elements, truth.key) if r.forecast else None
                 value = grounded_reward(executed, truth.reference[0], truth.boxes)
                 r.reward_terms, r.step_rewards = {"grounded": value, "reward": value}, [value] + [0.0] * config.horizon
-        advantages = group_advantages(np.array([r.step_rewards for r in group.rollouts]), config.credit, config.std_normalise)
+        written = slice(None, None, -1 if config.order == "far" else 1)  # what is written later can depend on what is written earlier
+        advantages = group_advantages(np.array([r.step_rewards for r in group.rollouts])[:, written], config.credit, config.std_normalise)[:, written]
         for r, a in zip(group.rollouts, advantages.tolist(), strict=True):
             r.advantages = a
 
@@ -558,6 +570,7 @@ class Run:
             die(f"cannot write to {self.folder}: {error.strerror}")
         base = warm_base(config)
         self.policy = load_policy(base, max_pixels=config.max_pixels)  # before anything is written: a wrong name leaves no run behind
+        self.policy.far_first = config.order == "far"
         write(self.folder / "config.json", json.dumps({"base": str(base)} | dataclasses.asdict(config), indent=1))
 
     def _reopen(self) -> None:
