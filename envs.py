@@ -208,14 +208,14 @@ class Task:
     colours: tuple[tuple[int, int, int], ...]     # background, ink, accent
 
 
-def draw_colours(rng: random.Random, dark: bool) -> tuple[tuple[int, int, int], ...]:
-    """Light screens for training; dark ones are held out for the split `layout`."""
-    paper = tuple(rng.randint(215, 255) for _ in range(3))
+def draw_colours(rng: random.Random, tinted: bool) -> tuple[tuple[int, int, int], ...]:
+    """Background, ink, accent. Training has pale backgrounds; strongly tinted ones are held out for the split `layout`."""
+    paper = [rng.randint(215, 255) for _ in range(3)]
     ink = tuple(rng.randint(0, 70) for _ in range(3))
     accent = tuple(rng.randint(40, 190) for _ in range(3))
-    if dark:
-        paper, ink = tuple(255 - v for v in paper), tuple(255 - v for v in ink)
-    return paper, ink, accent
+    if tinted:
+        paper[rng.randrange(3)] = rng.randint(120, 180)
+    return tuple(paper), ink, accent
 
 
 def make_task(split: str, index: int) -> Task:
@@ -589,7 +589,8 @@ def demonstration(split: str, index: int, horizon: int, noise: float, history: i
         examples.append(env.example(horizon))
         action = examples[-1].reference[0]
         if rng.random() < noise:
-            action = rng.choice([*(Action("click", label) for label, _ in examples[-1].elements), Action("back"), Action("scroll", "down"),
+            names = [label for label, _ in examples[-1].elements] if rng.random() < 0.5 else sorted(env.task.shown.values())  # seen or not
+            action = rng.choice([*(Action("click", name) for name in names), Action("back"), Action("scroll", "down"),
                                  Action("type", rng.choice(VALUES))])
         if execute(env, action)[2]:
             break

@@ -66,7 +66,6 @@ from envs import (
     ToyGUI,
     demonstration,
     die,
-    draw_colours,
     ground,
     load_recorded,
     mix,
@@ -129,7 +128,7 @@ class Config:
     train_tasks: int = flag(2000, "distinct training tasks; 400 were over-fitted")
     demo_noise: float = flag(0.2, "share of random actions of the demonstrator; they lead to states that an agent meets when it errs")
     reading_steps: int = flag(200, "warm start, first part: batches of 32 screens that teach the vision tower to read")
-    warmup_steps: int = flag(1400, "warm start, second part: batches of demonstrations; few enough to leave room for RL")
+    warmup_steps: int = flag(1100, "warm start, second part: batches of demonstrations; few enough to leave room for RL")
     warmup_batch: int = flag(16, "demonstrated states per batch")
     warmup_lr: float = flag(4e-3, "peak learning rate of the warm start (all weights but the frozen tower's)")
     warmup_horizon: int = flag(8, "the warm start sees forecasts of 1 to this many steps, so every --horizon up to it starts equally")
@@ -256,12 +255,11 @@ def reading_targets(screens: list[ToyGUI], vocabulary: dict[str, int]) -> tuple:
 
 
 def random_screen(rng: random.Random, config: Config) -> ToyGUI:
-    """A training task some random clicks later, so that all words and icons are seen on all kinds of screens. A third is dark or has
-    its bars at the bottom: a hub model's eyes have seen such screens too. What to do on them is taught nowhere (split `layout`)."""
+    """A training task some random clicks later, so that all words and icons are seen on all kinds of screens. Three in ten have
+    their bars at the bottom: a hub model's eyes have seen such screens. What to do on them is taught nowhere (split `layout`)."""
     env = ToyGUI("train")
     env.reset(rng.randrange(config.train_tasks))
-    dark, flipped = rng.random() < 0.3, rng.random() < 0.3
-    env.task = dataclasses.replace(env.task, colours=draw_colours(rng, dark), flipped=flipped)
+    env.task = dataclasses.replace(env.task, flipped=rng.random() < 0.3)
     for _ in range(rng.randrange(8)):
         env.step(env.oracle(1)[0] if rng.random() < 0.5 else env.point_at(rng.choice(env.elements())))
     for widget, held in env.values.items():

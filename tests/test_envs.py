@@ -232,12 +232,12 @@ def test_committing_too_early_costs_two_steps():
 
 FROZEN = {  # sha256 of the RGB bytes of seed 0 at scale 1: a change of tasks, drawing or font shows here
     "train": "ddc7f66edbc416b5fa442ca0389150b7afdea13365f196c189586a139902a4f4",
-    "dev": "7ec1a1436ddecebe13a1d7dacefee20d1ec2b07ff2fb3c64f2b9648ce12354a5",
+    "dev": "6afd3fdc9323c06e1adf2fe743284ad8599a67751688158f86ae52c300eb914c",
     "test": "01b30718688b6ddb1f39041a5d5c9d4e59b6778538806ac5fd01f3e9588fe0ca",
-    "layout": "fbfa42a97e1e3d6d51a5b1ac46c6a2022570bd4c5618d265ea9a8103878f3f34",
+    "layout": "ccefb64b8596772cc045f0bcaa4de129b02282e08dfd870f1e4ec8a23f170b57",
     "app": "c373347339817f133d7d39e9bee58df2e243b549b19838c8f651b2a5545b9120",
     "popup": "7e0d06294dd809a1ad2b43cee243441ffb8621093671f16aa572ff038d70d134",
-    "flaky": "2c3e3187c3618626db2a2b8c38bcd26183aa48cbc62301f7d458fbb468eccdfb",
+    "flaky": "f5eda5e3dde0585792fd60ff30c2daa14216c6a1315efe504bef907000b5ac41",
 }
 
 
@@ -288,10 +288,10 @@ def test_held_out_splits_hold_out_what_they_say():
     assert not apps["app"] & apps["train"]
     for split in SPLITS:
         assert all(t.flipped == (split == "layout") for t in tasks(split))
-        light = [sum(t.colours[0]) > sum(t.colours[1]) for t in tasks(split)]
-        assert not any(light) if split == "layout" else all(light)
+        pale = [min(t.colours[0]) >= 215 for t in tasks(split)]
+        assert not any(pale) if split == "layout" else all(pale)
         popups = [len(t.popups) for t in tasks(split)]
-        assert set(popups) == {2} if split == "popup" else 0.1 < np.mean(popups) < 0.5
+        assert set(popups) == {2} if split == "popup" else 0.4 < np.mean(popups) < 0.6
 
 
 # ---- the oracle ----------------------------------------------------------------------------------------------------------------

