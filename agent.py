@@ -318,10 +318,12 @@ def encode(policy: Policy, observations: Sequence[Observation], horizon: int) ->
 
 
 def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "SimpleNamespace"]:
-    """Left-padded ids [P, L], mask [P, L], positions [3, P, L] and the image features as the model takes them."""
-    width = max(len(p.ids) for p in prompts)
-    ids = torch.tensor([[policy.tokenizer.pad_token_id] * (width - len(p.ids)) + p.ids for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in prompts])
+    """Right-padded ids [P, L], their lengths [P], positions [3, P, L] and the image features as the model takes them.
+
+    Padding stands behind the prompt: under causal attention no token of the prompt sees it, so that no mask is needed there."""
+    lengths = torch.tensor([len(p.ids) for p in prompts])
+    ids = torch.tensor([p.ids + [policy.tokenizer.pad_token_id] * (int(lengths.max()) - len(p.ids)) for p in prompts])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     grids = torch.stack([p.grid for p in prompts])
     # Explicit positions: the model would otherwise keep rope_deltas of whatever it last saw and continue wrongly.
     kinds = (ids == policy.image_token).int()
@@ -329,7 +331,12 @@ def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Te
     layers = zip(*[p.features for p in prompts], strict=True)
     pooled, *deepstack = [tuple(layer) for layer in layers]
     images = {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)}
-    return ids.to(policy.device), mask.to(policy.device), positions.to(policy.device), images
+    return ids.to(policy.device), lengths.to(policy.device), positions.to(policy.device), images
+
+
+def _last(x: "torch.Tensor", lengths: "torch.Tensor") -> "torch.Tensor":
+    """[P, L, ...] -> [P, ...] at the last token of each prompt."""
+    return x[torch.arange(len(x), device=x.device), lengths - 1]
 
 
 def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch.Tensor":
@@ -338,6 +345,73 @@ def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch
     logits = policy.core.lm_head(hidden).float() / (temperature or 1.0)
     logits[..., policy.suppressed()] = -math.inf
     return logits.log_softmax(-1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Attention with a shared prompt
+#
+#                p p p | a a | b b       A row is [prompt | c_1 .. c_G]. A token of the prompt sees the prompt up to itself, a token of
+#           p    x                       a completion sees the whole prompt (not its padding) and its own completion up to itself.
+#           p    x x                     One mask for all of it would be [S, S] with S = L + G C, most of it empty. So this is done
+#           p    x x x                   in two calls: prompt against prompt, which is plain causal attention, and completions as
+#           a    x x x   x               rows of their own against [prompt | own], with a mask of [C, L + C].
+#           a    x x x   x x
+#           b    x x x         x
+#           b    x x x         x x
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Shared:
+    """The shape of such rows. `kept`: keys and values of the prompt, layer by layer, where sampling asks for them."""
+
+    lengths: "torch.Tensor"         # [P] tokens of each prompt without padding
+    width: int                      # L
+    group_size: int = 0             # G; 0: there is only the prompt
+    completion: int = 0             # C
+    kept: list[tuple["torch.Tensor", "torch.Tensor"]] = field(default_factory=list)
+
+    def bias(self, rows: int) -> "torch.Tensor":
+        """What is added to the scores of `rows` query heads that read the same keys: 0 or -inf, [P G, 1, rows C, L + C]."""
+        prompt = torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None]           # [P, L]
+        own = torch.ones(self.completion, self.completion, dtype=torch.bool, device=self.lengths.device).tril()
+        seen = torch.cat([prompt[:, None].expand(-1, self.completion, -1), own.expand(len(prompt), -1, -1)], 2).repeat(1, rows, 1)
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf).repeat_interleave(self.group_size, 0)[:, None]
+
+
+def shared_attention(module, query, key, value, attention_mask, scaling=None, shared: Shared | None = None, **kwargs):
+    """What transformers calls in each layer: query [P, H, S, d], key and value [P, K, S, d] -> ([P, S, H, d], None)."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if shared is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    P, H, _, d = query.shape
+    K, L, G, C = key.shape[1], shared.width, shared.group_size, shared.completion
+    R, attend = H // K, torch.nn.functional.scaled_dot_product_attention
+    whole = [x[:, :, :L].repeat_interleave(R, 1) for x in (key, value)]                                   # K key heads serve R query heads each
+    prompt = attend(query[:, :, :L], *whole, scale=scaling, is_causal=True).transpose(1, 2)               # [P, L, H, d]
+    if not G:
+        shared.kept.append((key, value))
+        return prompt, None
+    both = [torch.cat([x[:, None, :, :L].expand(-1, G, -1, -1, -1), x[:, :, L:].unflatten(2, (G, C)).transpose(1, 2)], 3).flatten(0, 1)
+            for x in (key, value)]                                                                        # [P G, K, L + C, d]
+    own = query[:, :, L:].reshape(P, K, R, G, C, d).permute(0, 3, 1, 2, 4, 5).reshape(P * G, K, R * C, d)
+    own = attend(own, *both, attn_mask=attention_mask, scale=scaling)
+    return torch.cat([prompt, own.view(P, G, K, R, C, d).permute(0, 1, 4, 2, 3, 5).reshape(P, G * C, H, d)], 1), None
+
+
+def _forward(policy: Policy, shared: Shared, ids, positions, images) -> "torch.Tensor":
+    """Last hidden states [P, S, H] of the unchanged model; only its attention is ours, and only where `shared` is given."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    text = policy.core.config.text_config
+    AttentionInterface.register("shared", shared_attention)
+    AttentionMaskInterface.register("shared", sdpa_mask)
+    text._attn_implementation = "shared"
+    bias = shared.bias(text.num_attention_heads // text.num_key_value_heads).to(policy.core.dtype) if shared.group_size else None
+    return policy.core.model(input_ids=ids, attention_mask=bias, position_ids=positions, mm_encoder_outputs=images, use_cache=False,
+                             shared=shared).last_hidden_state
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -358,15 +432,15 @@ class Sampling:
 
 def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: "torch.Generator | None" = None) -> list[list[Rollout]]:
     """G completions for each prompt: one prefill a prompt, whose cache is repeated G times. Returns P lists of G rollouts."""
-    P, G = len(prompts), how.group_size
-    ids, mask, positions, images = _batch_prompts(policy, prompts)
+    P, G, device = len(prompts), how.group_size, policy.device
+    ids, lengths, positions, images = _batch_prompts(policy, prompts)
     with torch.no_grad():
-        out = policy.core.model(input_ids=ids, attention_mask=mask, position_ids=positions, mm_encoder_outputs=images, use_cache=True)
-        cache, hidden = out.past_key_values, out.last_hidden_state[:, -1].repeat_interleave(G, 0)       # [B, H], B = P G
-        cache.batch_repeat_interleave(G)
-        mask, position = mask.repeat_interleave(G, 0), positions[:, :, -1:].amax(0).repeat_interleave(G, 0)  # [B, L], [B, 1]
-        tokens, logprobs, ended = [], [], torch.zeros(P * G, dtype=torch.bool, device=policy.device)
-        for _ in range(how.max_new_tokens):
+        shared = Shared(lengths, ids.shape[1])
+        hidden = _last(_forward(policy, shared, ids, positions, images), lengths).repeat_interleave(G, 0)        # [B, H], B = P G
+        follow = _last(positions.amax(0), lengths)[:, None] + 1 + torch.arange(how.max_new_tokens, device=device)
+        step = _decoder(policy, shared, G, follow)
+        tokens, logprobs, ended = [], [], torch.zeros(P * G, dtype=torch.bool, device=device)
+        for t in range(how.max_new_tokens):
             scores = _score(policy, hidden, how.temperature)                                            # [B, V]
             token = scores.argmax(-1) if how.temperature == 0 else torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
             tokens.append(token)
@@ -374,11 +448,59 @@ def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: 
             ended = ended | (token == policy.tokenizer.eos_token_id)
             if ended.all() or len(tokens) == how.max_new_tokens:
                 break
-            mask, position = torch.cat([mask, torch.ones_like(mask[:, :1])], 1), position + 1
-            hidden = policy.core.model(input_ids=token[:, None], attention_mask=mask, position_ids=position.expand(3, -1, -1),
-                                       past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
+            hidden = step(token, t)
     rows, probs = torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
     return [[_rollout(policy, prompts[p], rows[p * G + g], probs[p * G + g], how.horizon) for g in range(G)] for p in range(P)]
+
+
+def _joined(*modules):
+    """Several projections of one input as one. In fp32 their adapters are folded into a copy of the weights, which is exact but for
+    rounding; in bf16 or 4 bits a small adapter would drown in the rounding of a large weight, so there the modules are called."""
+    bases = [getattr(m, "base_layer", m) for m in modules]
+    if any(type(b) is not torch.nn.Linear or b.weight.dtype != torch.float32 for b in bases):
+        return lambda x: torch.cat([m(x) for m in modules], -1)
+    deltas = [[] if m is b or m.disable_adapters else [m.get_delta_weight(a) for a in m.active_adapters] for m, b in zip(modules, bases, strict=True)]
+    weight = torch.cat([sum(d, b.weight) for d, b in zip(deltas, bases, strict=True)])
+    bias = None if bases[0].bias is None else torch.cat([b.bias for b in bases])
+    return lambda x: torch.nn.functional.linear(x, weight, bias)
+
+
+def _decoder(policy: Policy, shared: Shared, G: int, positions: "torch.Tensor") -> Callable:
+    """The function (tokens [B], t) -> last hidden states [B, H]: writes token t of each completion behind its prompt.
+
+    The same layers as in the model, without its wrappers, which take longer than the arithmetic. The prompt's keys and values
+    are read once for its G completions. `positions`: [P, C] of the completions' tokens, equal on all three axes.
+    """
+    text, model = policy.core.config.text_config, policy.core.model.language_model
+    P, K, L, d = shared.kept[0][0].shape
+    H, C, norm = text.num_attention_heads, positions.shape[1], lambda m, x: torch.nn.functional.rms_norm(x, x.shape[-1:], m.weight, m.variance_epsilon)
+    cos, sin = (x[0] if x.ndim == 4 else x for x in model.rotary_emb(shared.kept[0][0], positions.expand(3, -1, -1)))    # [P, C, d]
+    rotate = lambda x, t: x * cos[:, t, None, None] + torch.cat([-x[..., d // 2:], x[..., : d // 2]], -1) * sin[:, t, None, None]  # noqa: E731
+    hidden = (torch.arange(L, device=cos.device) >= shared.lengths[:, None])[:, None, None] if shared.lengths.min() < L else None
+    layers = [(layer, _joined(a.q_proj, a.k_proj, a.v_proj), _joined(a.o_proj), _joined(m.gate_proj, m.up_proj), _joined(m.down_proj))
+              for layer in model.layers for a, m in [(layer.self_attn, layer.mlp)]]
+    own = [[x.new_zeros(P, K, G, C, d) for x in pair] for pair in shared.kept]
+
+    def step(tokens, t):
+        x = model.embed_tokens(tokens).view(P, G, -1)
+        for (layer, qkv, out, gate_up, down), (key, value), (keys, values) in zip(layers, shared.kept, own, strict=True):
+            attention = layer.self_attn
+            q, k, v = qkv(norm(layer.input_layernorm, x)).view(P, G, -1, d).split([H, K, K], 2)          # [P, G, heads, d]
+            if hasattr(attention, "q_norm"):
+                q, k = norm(attention.q_norm, q), norm(attention.k_norm, k)
+            keys[:, :, :, t], values[:, :, :, t] = rotate(k, t).transpose(1, 2), v.transpose(1, 2)
+            q = (rotate(q, t) * attention.scaling).view(P, G, K, -1, d).transpose(1, 2)                      # [P, K, G, R, d]
+            far = q.reshape(P, K, -1, d) @ key.transpose(2, 3)                                            # [P, K, G R, L]
+            far = far if hidden is None else far.masked_fill(hidden, -math.inf)
+            near = q @ keys[:, :, :, : t + 1].transpose(3, 4)                                               # [P, K, G, R, t + 1]
+            p = torch.cat([far.view(*q.shape[:-1], L), near], -1).float().softmax(-1).to(x.dtype)
+            mixed = (p[..., :L].reshape(P, K, -1, L) @ value).view(q.shape) + p[..., L:] @ values[:, :, :, : t + 1]
+            x = x + out(mixed.transpose(1, 2).reshape(P, G, -1))
+            gate, up = gate_up(norm(layer.post_attention_layernorm, x)).chunk(2, -1)
+            x = x + down(layer.mlp.act_fn(gate) * up)
+        return norm(model.norm, x).flatten(0, 1)
+
+    return step
 
 
 def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int) -> Rollout:
@@ -410,7 +532,7 @@ def completion_logprobs(policy: Policy, prompts: Sequence[Prompt], completions: 
     """
     P, G = len(completions), max(len(row) for row in completions)
     C = max(len(c) for row in completions for c in row)
-    ids, mask, positions, images = _batch_prompts(policy, prompts)
+    ids, lengths, positions, images = _batch_prompts(policy, prompts)
     L, device = ids.shape[1], policy.device
     tokens = torch.full((P, G, C), policy.tokenizer.pad_token_id, device=device)
     valid = torch.zeros((P, G, C), dtype=torch.bool, device=device)
@@ -418,18 +540,11 @@ def completion_logprobs(policy: Policy, prompts: Sequence[Prompt], completions: 
         for g, c in enumerate(row):
             tokens[p, g, : len(c)] = torch.tensor(c, device=device)
             valid[p, g, : len(c)] = True
-    follow = positions[:, :, -1:].amax(0) + 1 + torch.arange(C, device=device)                            # [P, C]
+    follow = _last(positions.amax(0), lengths)[:, None] + 1 + torch.arange(C, device=device)              # [P, C]
     positions = torch.cat([positions, follow.repeat(1, G).expand(3, -1, -1)], 2)                          # [3, P, L + G C]
-    column = torch.arange(L + G * C, device=device)
-    owner = torch.where(column < L, -1, (column - L) // C)                                                # whose token it is
-    causal = column[:, None] >= column[None, :]
-    allowed = causal & ((owner[None, :] == -1) | (owner[:, None] == owner[None, :]))                      # [S, S]
-    seen = torch.cat([mask.bool(), torch.ones((P, G * C), dtype=torch.bool, device=device)], 1)           # padding is not seen,
-    allowed = (allowed[None] & seen[:, None, :]) | torch.eye(L + G * C, dtype=torch.bool, device=device)  # but a row of nothing is nan
-    hidden = policy.core.model(input_ids=torch.cat([ids, tokens.flatten(1)], 1), attention_mask=allowed[:, None], position_ids=positions,
-                               mm_encoder_outputs=images, use_cache=False).last_hidden_state              # [P, L + G C, H]
+    hidden = _forward(policy, Shared(lengths, L, G, C), torch.cat([ids, tokens.flatten(1)], 1), positions, images)  # [P, L + G C, H]
     own = hidden[:, L:].view(P, G, C, -1)
-    before = torch.cat([hidden[:, None, L - 1:L].expand(-1, G, -1, -1), own[:, :, :-1]], 2)               # the state that predicts each token
+    before = torch.cat([_last(hidden, lengths)[:, None, None].expand(-1, G, -1, -1), own[:, :, :-1]], 2)  # the state that predicts each token
     states, targets = before[valid], tokens[valid]
     picked = torch.cat([_picked(policy, s, t, temperature) for s, t in zip(states.split(2048), targets.split(2048), strict=True)])
     return torch.zeros((P, G, C), device=device).masked_scatter(valid, picked), valid

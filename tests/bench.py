@@ -1,7 +1,12 @@
-"""Speed, measured and never asserted: python tests/bench.py [--steps 400] [--json FILE]
+"""Speed, measured and never asserted: python tests/bench.py [reading | trl] [--json FILE]
 
-Reading recorded data: AndroidControl shards written here with screens of 1080 x 2400 px (PNG, 0.46 MB: the real set's 47 GB are
-0.47 MB a step) and accessibility forests of 300 nodes; steps per second on one thread, without and with decoding the screenshots.
+reading: AndroidControl shards written here with screens of 1080 x 2400 px (PNG, 0.46 MB: the real set's 47 GB are 0.47 MB a step) and
+    accessibility forests of 300 nodes; steps per second on one thread, without and with decoding the screenshots.
+trl: an iteration of this project beside one of TRL's GRPOTrainer (pip install 'trl==1.16.*'): same tiny checkpoint with LoRA, same
+    screenshots, prompts, G, no end token (so that all completions have the full length), no KL (beta 0), all rows in one micro-batch;
+    TRL with its memory options (gradient checkpointing, fused head: its defaults). Each side runs in a process of its own, the two in
+    turns. An iteration is images to optimiser step; sampling is everything before the loss. Peak memory is ru_maxrss less what was
+    resident after imports, loading and building the trainer.
 """
 
 import argparse
@@ -9,19 +14,26 @@ import io
 import json
 import os
 import random
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
-from test_recorded import android, android_root, forest, node  # noqa: E402
 
-from envs import Report, load_recorded  # noqa: E402
+import agent  # noqa: E402
+import train  # noqa: E402
+from envs import Example, Observation, Report, ToyGUI, die, load_recorded  # noqa: E402
+
+# ---- reading recorded data --------------------------------------------------------------------------------------------------------
 
 
 def screen(rng: np.random.Generator) -> bytes:
@@ -35,7 +47,7 @@ def screen(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def reading(steps: int, decode: bool, root: Path) -> float:
+def rate(steps: int, decode: bool, root: Path) -> float:
     """Steps per second over the whole folder."""
     start, seen = time.perf_counter(), 0
     for episode in load_recorded("androidcontrol", root, "train", Report()):
@@ -48,23 +60,191 @@ def reading(steps: int, decode: bool, root: Path) -> float:
     return seen / (time.perf_counter() - start)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=400, help="steps to read, a multiple of 8")
-    parser.add_argument("--json", help="write the numbers to this file")
-    args = parser.parse_args()
+def reading(steps: int) -> dict:
+    from test_recorded import android, android_root, forest, node
+
     rng, clicks = random.Random(0), [{"action_type": "click", "x": 540, "y": 1200}] * 5
     acts = [*clicks, {"action_type": "scroll", "direction": "down"}, {"action_type": "input_text", "text": "hello"}, {"action_type": "wait"}]
     shot = screen(np.random.default_rng(0))
     nodes = [node(x := rng.randrange(900), y := rng.randrange(2200), x + 100, y + 80) for _ in range(300)]
-    records = [android(i, acts, [shot] * 9, [forest(*nodes)] * 9) for i in range(args.steps // 8)]
+    records = [android(i, acts, [shot] * 9, [forest(*nodes)] * 9) for i in range(steps // 8)]
     with tempfile.TemporaryDirectory() as folder:
         root = android_root(Path(folder), records)
-        (root / "splits.json").write_text(json.dumps({"train": list(range(args.steps // 8)), "validation": [], "test": []}))
+        (root / "splits.json").write_text(json.dumps({"train": list(range(steps // 8)), "validation": [], "test": []}))
         found = {"screenshot_bytes": len(shot), "load": os.getloadavg()[0]}
         for name, decode in (("steps_per_second", False), ("steps_per_second_decoded", True)):
-            rates = [reading(args.steps if not decode else min(args.steps, 80), decode, root) for _ in range(5)]
+            rates = [rate(steps if not decode else min(steps, 80), decode, root) for _ in range(5)]
             found[name] = {"median": round(statistics.median(rates), 1), "runs": [round(r, 1) for r in rates]}
+    return found
+
+
+# ---- beside TRL -------------------------------------------------------------------------------------------------------------------
+
+G = 8
+SHAPES = {  # prompts, side of the square screenshot in px (0: the toy's own 128 x 96), completion tokens
+    "toy": (4, 0, 64),
+    "1024": (2, 512, 128),
+}
+
+
+def observations(shape: str) -> list[Observation]:
+    prompts, side, _ = SHAPES[shape]
+    seen = []
+    for i in range(prompts):
+        o = ToyGUI("train").reset(i)[0]
+        image = o.screenshot().resize((side, side)) if side else o.screenshot()
+        seen.append(Observation(o.instruction, lambda image=image: image, ("click Account failed",) * 8))  # 110 tokens at the toy's shape
+    return seen
+
+
+def resident() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e9
+
+
+def signal(text: str) -> float:
+    """A reward that differs inside every group."""
+    return sum(map(ord, text)) % 97 / 97
+
+
+def loaded(folder: str, shape: str) -> tuple[agent.Policy, list[int]]:
+    """The policy with fresh adapters, and the tokens that neither side may write."""
+    policy = agent.load_policy(folder, max_pixels=SHAPES[shape][1] ** 2)
+    agent.add_lora(policy, 16, 32, 0)
+    banned = [*policy.suppressed(), policy.tokenizer.eos_token_id]
+    policy.suppressed = lambda: banned
+    return policy, banned
+
+
+def ours(folder: str, shape: str, iterations: int) -> dict:
+    import torch
+
+    policy, _ = loaded(folder, shape)
+    prompts, _, length = SHAPES[shape]
+    config = train.Config(group_size=G, micro_batch=prompts)
+    optimizer = torch.optim.AdamW(agent.trainable(policy), lr=1e-6, weight_decay=0.0)
+    how, seen, found, base = agent.Sampling(5, G, 1.0, length), observations(shape), [], resident()
+    for i in range(iterations + 1):
+        start = time.perf_counter()
+        encoded = agent.encode(policy, seen, 5)
+        sampled = agent.sample(policy, encoded, how, torch.Generator().manual_seed(i))
+        groups = [agent.Group(Example(o, ()), p, rows) for o, p, rows in zip(seen, encoded, sampled, strict=True)]
+        for group in groups:
+            rewards = np.array([signal(r.text) for r in group.rollouts])
+            for r, advantage in zip(group.rollouts, (rewards - rewards.mean()) / rewards.std(), strict=True):
+                r.advantages = [float(advantage)] * 6
+        middle = time.perf_counter()
+        train.update_policy(policy, groups, config, optimizer)
+        found.append((middle - start, time.perf_counter() - middle))
+    return {"prompt_tokens": [len(p.ids) for p in encoded], "completion_tokens": sum(len(r.completion_ids) for row in sampled for r in row),
+            "seconds": found[1:], "base": base}
+
+
+def theirs(folder: str, shape: str, iterations: int) -> dict:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
+    from trl import GRPOConfig, GRPOTrainer
+
+    class Processor(Qwen3VLProcessor):
+        """Without torchvision there is no video processor, and none is needed."""
+
+        @classmethod
+        def get_attributes(cls):
+            return ["image_processor", "tokenizer"]
+
+        def __init__(self, image_processor, tokenizer):
+            real, self.video_processor = self.__class__.__mro__[2].__init__, None
+            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+            self.image_token_id, self.video_token_id = map(tokenizer.convert_tokens_to_ids, (self.image_token, self.video_token))
+            real(self, image_processor, tokenizer, chat_template=tokenizer.chat_template)
+
+    times, tokens = [], {}
+
+    class Timed(GRPOTrainer):
+        def _generate_and_score_completions(self, inputs):
+            times.append([time.perf_counter()])
+            output = super()._generate_and_score_completions(inputs)
+            times[-1].append(time.perf_counter())
+            tokens.update(prompt_tokens=output["prompt_mask"].sum(1)[::G].tolist(), completion_tokens=int(output["completion_mask"].sum()))
+            return output
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            times[-1].append(time.perf_counter())
+
+    policy, banned = loaded(folder, shape)
+    prompts, _, length = SHAPES[shape]
+    rows = [{"prompt": agent.build_prompt(o, 5), "images": [o.screenshot()]} for o in observations(shape)]
+    settings = GRPOConfig(
+        folder + "/trl", use_cpu=True, bf16=False, per_device_train_batch_size=prompts * G, num_generations=G, max_completion_length=length,
+        max_steps=iterations + 1, beta=0.0, temperature=1.0, top_p=1.0, top_k=0, generation_kwargs={"suppress_tokens": banned},
+        learning_rate=1e-6, report_to="none", save_strategy="no", shuffle_dataset=False, dataloader_pin_memory=False, disable_tqdm=True)
+    trainer = Timed(policy.peft, [lambda completions, **_: [signal(c[-1]["content"]) for c in completions]], settings, Dataset.from_list(rows),
+                    processing_class=Processor(policy.image_processor, policy.tokenizer), callbacks=[Clock()])
+    base = resident()
+    trainer.train()
+    return {**tokens, "seconds": [(b - a, c - b) for a, b, c in times[1:]], "base": base}
+
+
+def side(name: str, shape: str, iterations: int, threads: int, folder: str) -> None:
+    """Runs in a process of its own and prints one line of numbers."""
+    import torch
+
+    torch.set_num_threads(threads)
+    found = {"ours": ours, "trl": theirs}[name](folder, shape, iterations)
+    found["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 - found.pop("base")
+    print(json.dumps(found))
+
+
+def beside_trl(shape: str, iterations: int, rounds: int, threads: int) -> dict:
+    runs = {"ours": [], "trl": []}
+    with tempfile.TemporaryDirectory() as folder:
+        agent.make_tiny(folder, agent.TOY_WORDS, 0)
+        for _ in range(rounds):
+            for name in runs:
+                command = [sys.executable, __file__, "trl", "--side", name, "--shape", shape, "--iterations", str(iterations),
+                           "--threads", str(threads), "--folder", folder]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    die(f"the side {name} failed: {done.stderr.strip()[-2000:]}")
+                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+    a, b = runs["ours"][0], runs["trl"][0]
+    if (a["prompt_tokens"], a["completion_tokens"]) != (b["prompt_tokens"], b["completion_tokens"]):
+        die(f"the sides did not see the same: {a['prompt_tokens']} and {b['prompt_tokens']} prompt tokens, "
+            f"{a['completion_tokens']} and {b['completion_tokens']} completion tokens")
+    found = {"prompt_tokens": a["prompt_tokens"], "completion_tokens": a["completion_tokens"], "iterations": rounds * iterations,
+             "threads": threads, "load": [round(x, 2) for x in os.getloadavg()]}
+    for name, parts in runs.items():
+        sampling, update = zip(*[pair for part in parts for pair in part["seconds"]], strict=True)
+        total = statistics.median(map(sum, zip(sampling, update, strict=True)))
+        found[name] = {"seconds": round(total, 3), "sampling": round(statistics.median(sampling), 3), "update": round(statistics.median(update), 3),
+                       "tokens_per_second": round(a["completion_tokens"] / total, 1),
+                       "peak_gb": round(statistics.median(p["peak_gb"] for p in parts), 3)}
+    ratio = {k: round(found["trl"][k] / found["ours"][k], 2) for k in ("seconds", "sampling", "update")}
+    return found | {"times_faster": ratio, "share_of_memory": round(found["ours"]["peak_gb"] / found["trl"]["peak_gb"], 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("reading", "trl"), help="one part only; without it both")
+    parser.add_argument("--steps", type=int, default=400, help="reading: steps to read, a multiple of 8")
+    parser.add_argument("--shape", choices=SHAPES, help="trl: one shape only")
+    parser.add_argument("--iterations", type=int, default=3, help="trl: measured iterations of a process, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=2, help="trl: processes of each side, in turns")
+    parser.add_argument("--threads", type=int, default=2, help="trl: torch threads")
+    parser.add_argument("--json", help="write the numbers to this file")
+    parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        return side(args.side, args.shape, args.iterations, args.threads, args.folder)
+    if args.what != "reading" and not find_spec("trl"):
+        die("the part beside TRL needs it: pip install 'trl==1.16.*' (or only the other part: python tests/bench.py reading)")
+    found = {}
+    if args.what != "trl":
+        found["reading"] = reading(args.steps)
+    if args.what != "reading":
+        found["trl"] = {shape: beside_trl(shape, args.iterations, args.rounds, args.threads) for shape in ([args.shape] if args.shape else SHAPES)}
     print(json.dumps(found, indent=1))
     if args.json:
         Path(args.json).write_text(json.dumps(found, indent=1))
