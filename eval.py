@@ -567,25 +567,25 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
 def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict, common: list[str], limit: int) -> dict:
     """All arms with seeds 0 .. seeds-1, `jobs` at a time; a finished run is not run again. Returns the record of docs/ablation.json."""
     root.mkdir(parents=True, exist_ok=True)
-    threads, found = max(1, (os.cpu_count() or 1) // jobs), {}
-    # Warm starts first, and arms that share a run one after the other: no two jobs may train the same thing at the same time.
-    waves = [[("warmup", s) for s in range(seeds)], [(a, s) for a in arms if a != "warmup" and not ARMS[a][1] for s in range(seeds)],
-             [(a, s) for a in arms if ARMS[a][1] for s in range(seeds)]]
-    if any(ARMS[a][1] and not ARMS[a][0] for a in arms):
-        waves[1] = list(dict.fromkeys([("tracer1", s) for s in range(seeds)] + waves[1]))
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool, tqdm(total=sum(map(len, waves)), unit="run") as bar:
-        for wave in waves:
-            waiting = {pool.submit(run_arm, arm, seed, root, budget, common, limit, threads): (arm, seed) for arm, seed in wave}
+    threads, found, running = max(1, (os.cpu_count() or 1) // jobs), {}, {}
+    shared = {arm: next(a for a in ARMS if ARMS[a][0] == ARMS[arm][0]) for arm in arms}         # whose run an arm plays with
+    wanted = dict.fromkeys(["warmup", *shared.values(), *arms])
+    waiting = {(arm, seed): None if arm == "warmup" else (shared[arm] if ARMS[arm][1] else "warmup", seed) for seed in range(seeds) for arm in wanted}
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool, tqdm(total=len(waiting), unit="run") as bar:
+        while waiting or running:
+            for job in [j for j, first in waiting.items() if first is None or first in found]:  # no two jobs train the same thing
+                del waiting[job]
+                running[pool.submit(run_arm, *job, root, budget, common, limit, threads)] = job
             try:
-                for done in as_completed(waiting):
-                    found[waiting[done]] = done.result()
-                    arm, seed = waiting[done]
-                    tqdm.write(f"{arm:18} seed {seed}: success on test {found[arm, seed]['split']['test']['success']:.1%}")
-                    bar.update()
+                done = next(as_completed(running))
+                arm, seed = job = running.pop(done)
+                found[job] = done.result()
             except (ValueError, KeyboardInterrupt):
                 pool.shutdown(cancel_futures=True)
                 raise
-    return ablation_record({a: [found[a, s] for s in range(seeds)] for a in dict.fromkeys(a for a, _ in found)}, seeds, common)
+            tqdm.write(f"{arm:18} seed {seed}: success on test {found[job]['split']['test']['success']:.1%}")
+            bar.update()
+    return ablation_record({arm: [found[arm, seed] for seed in range(seeds)] for arm in ARMS if arm in wanted}, seeds, common)
 
 
 def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str]) -> dict:
@@ -765,6 +765,8 @@ def main_ablate(args: argparse.Namespace) -> None:
         record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit)
     except ValueError as error:
         die(str(error))
+    except KeyboardInterrupt:
+        die("interrupted; finished runs are kept, and the same command goes on with the others")
     print(ablation_table(record))
     where = Path(args.json) if args.json else root / "ablation.json" if args.quick or args.arms or args.flags else Path("docs/ablation.json")
     where.parent.mkdir(parents=True, exist_ok=True)
