@@ -27,6 +27,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -583,12 +584,10 @@ def ground(action: Action, elements: tuple[tuple[str, Box], ...], key: str, flak
 # ----------------------------------------------------------------------------------------------------------------------
 # The toy tool world: a drawn picture, a question that needs two to six calls of frozen tools, an answer
 # ----------------------------------------------------------------------------------------------------------------------
-# | picture  | a price list or a bar chart and, above or below it, a sign (vehicle, city) or shapes to count; cells as in the toy GUI |
-# | question | "fare of bus", "stock of dearer of apple and pear", "add price of apple and count of circle then sub fare of bus"     |
-# | action   | call "read apple", "count circle", "lookup rome", "add 3 4", "compare 7 5"; at last answer "7"                         |
-# | history  | "call read apple = 7"; "= error" where no answer came, "= broken" where the tool raised or hung                        |
-# Stocks (of items) and fares (to cities) are in KNOWLEDGE, the same table in every episode: a policy that reads and remembers can
-# forecast every argument, and one that does neither can call the tools one by one and copy their answers.
+# A price list or a bar chart and, above or below it, a sign (vehicle, city) or shapes to count, in cells as in the toy GUI. "fare of bus", "stock
+# of dearer of apple and pear", "add price of apple and count of circle then sub fare of bus". In the history: "call read apple = 7", "= error"
+# where no answer came, "= broken" where the tool raised or hung. Stocks (of items) and fares (to cities) are in KNOWLEDGE, the same in every
+# episode: a policy that reads and remembers can forecast every argument, one that does neither can copy the tools' answers one by one.
 
 ITEMS = ("apple", "pear", "plum", "bread", "milk", "tea", "salt", "rice")
 CITIES = ("berlin", "paris", "rome", "oslo", "lima", "cairo", "delhi", "tokyo")
@@ -601,12 +600,9 @@ NUMBERS = tuple(map(str, range(100)))
 TOOL_WORDS = (*TOOLS, *TOOL_ALIASES, *ITEMS, *CITIES, *VEHICLES, *SHAPES, "price", "stock", "fare", "of", "and", "then", "dearer", "cheaper",
               "more", "less", "equal", "error", "broken", "=", *NUMBERS)
 KNOWLEDGE = dict(zip((*ITEMS, *CITIES), map(str, random.Random(7).sample(range(2, 40), 16)), strict=True))
-TOOL_FAILS = 0.02     # how often a tool fails; the next try is drawn afresh (FLAKY on the split "flaky")
-TOOL_SECONDS = 5.0    # a tool that takes longer is given up
-TOOL_SLACK = 2        # steps beyond the oracle's before an episode is truncated
-TOOL_ROWS, MAX_CALLS = 7, 6
-# Every tool and every kind of term is trained, but not these pairs: they make up the split "composition". `mean` is called (and asked for) on
-# the split "tool" alone; it stands as a title on some pictures, so that it is known as a word.
+TOOL_FAILS, TOOL_SECONDS = 0.02, 5.0  # how often a tool fails (FLAKY on that split; the next try is drawn afresh); when it is given up
+TOOL_SLACK, TOOL_ROWS, MAX_CALLS = 2, 7, 6  # SLACK: steps beyond the oracle's before an episode is truncated
+# Only asked for on the split "composition"; `mean` is on "tool", but stands as a title on some pictures, so that it is known as a word.
 HELD_OUT = {("sub", "fare"), ("mul", "stock"), ("add", "count")}
 Call = tuple[str, tuple[str, ...], tuple]  # a needed call: tool, arguments with their true values, the calls whose answers those are
 
@@ -695,8 +691,7 @@ class ToyTools:
             raise ValueError(f"seed {seed} is outside 0..{SPLIT_SIZE - 1}")
         self.seed = self.splits.index(self.split) * SPLIT_SIZE + seed
         rng = random.Random(f"tools {self.seed}")
-        forms = {"composition": ("two", "three"), "tool": ("two",)}
-        form = rng.choice(forms.get(self.split, ("fare", "two", "two", "two", "three", "three", "pick")))
+        form = rng.choice({"composition": ("two", "three"), "tool": ("two",)}.get(self.split, ("fare", *["two"] * 3, *["three"] * 2, "pick")))
         tools = ("mean",) if self.split == "tool" else (rng.choice(ARITHMETIC), rng.choice(ARITHMETIC))
         self.paint(rng)
         while not self.ask(rng, form, tools):  # the form is drawn once, the rest until it fits: hard forms stay frequent
@@ -715,11 +710,11 @@ class ToyTools:
         top, bottom = (0, 4) if first else (3, 0)  # first rows of the two panels: four rows of prices, three of the rest
         if chart:
             put(rng.choice(("price", "mean")), 2, top, ink)
-        column = rng.randint(5, 6)
+        column = 6 if chart else rng.randint(5, 6)
         for row, item in enumerate(rng.sample(ITEMS, 3 if chart else 4), top + chart):
             self.beside[item] = str(value := rng.randint(1, rng.choice((12, 60))))
             put(item, 0 if chart else rng.randint(0, 1), row, ink)
-            put(str(value), 6 if chart else column, row, ink)
+            put(str(value), column, row, ink)
             panels += [((48, row * CELL + 4, 49 + value * 2 // 3, row * CELL + 12), "#7aa6d8")] if chart else []
         if sign:
             panels.append(((8, bottom * CELL, 119, (bottom + 3) * CELL - 1), rng.choice(("#005030", "#103080"))))
@@ -788,8 +783,7 @@ class ToyTools:
         result, text = ("failed" if action is None else "ok" if right else "impossible"), "error"
         if action and action.kind == "call":
             result, text, key = self.serve(action.text)
-            if result == "ok":
-                self.known |= {key}
+            self.known |= {key} if result == "ok" else set()
             self.refused |= set(action.text.split()[:1]) if result == "failed" else set()
         terminated = action is not None and action.kind in TERMINAL
         line = f"{said or action} failed" if action is None else str(action) if terminated else f"{action} = {text}"
@@ -845,8 +839,8 @@ class ToyTools:
         answer. Here it is an answer that the question still needs, from the call that gives it, or the right final answer: a call that is
         not needed pays nothing, whatever comes back, and neither does the same call a second time."""
         goals = [Action("call", f"{call[0]} {' '.join(call[1])} = {self.value(call)}") for call in self.missing(self.root)]
-        return Example(replace(self.observe(), plan=plan), tuple(self.oracle(horizon)), (), self.visible(), self.key(),
-                       (*goals, Action("answer", self.answer)), copy.copy(self).executed)
+        return Example(replace(self.observe(), plan=plan), tuple(self.oracle(horizon)), key=self.key(),
+                       goals=(*goals, Action("answer", self.answer)), tools=copy.copy(self).executed)
 
     def key(self) -> str:
         return f"{self.seed}/{self.steps}"
@@ -1402,11 +1396,9 @@ def gta_record(key: str, item: dict, folder: Path, where: str):
         elif turn["role"] == "assistant":
             turns.append((Action("answer", one_line(get(turn, "content"))), "", {"answer": turn["content"]}))
     query, gold = next((get(turn, "content") for turn in dialogs if turn["role"] == "user"), None), item.get("gt_answer", 0)
-    if not turns or query is None:
-        raise BadRecord("dialogs: no user turn or no assistant turn")
     groups = [*get(gold, "whitelist", list), *(get(gold, "blacklist", list) if gold.get("blacklist") else ())] if isinstance(gold, dict) else []
-    if not isinstance(gold, dict | list | None) or not all(isinstance(group, list) for group in groups):
-        raise BadRecord("gt_answer: neither whitelist, list nor null")
+    if not turns or query is None or not isinstance(gold, dict | list | None) or not all(isinstance(group, list) for group in groups):
+        raise BadRecord("dialogs: no turn of user or assistant; or gt_answer: neither whitelist, list nor null")
     tools = [get(tool, "name") for tool in get(item, "tools", list)]
     return tool_episode(key, query, next(iter(files.values()), None), where, turns, {"gt_answer": gold, "files": files, "tools": tools})
 
@@ -1482,9 +1474,7 @@ def mmtraj_record(item: dict, folder: Path, where: str):
     names = [images] if isinstance(images, str) else list(get(item, "image", dict).values()) if images else []
     query = re.sub(r"<image(_\d+)?>|Picture \d+: <img>.*?</img>", "", next((text for role, text in said if role == "user"), ""))
     picture, turns = within(folder, str(names[0])) if names else None, []
-    for (role, text), (_, seen) in zip(said, [*said[1:], ("", "")], strict=True):
-        if role != "assistant":
-            continue
+    for text, seen in [(text, after[1]) for (role, text), after in zip(said, [*said[1:], ("", "")], strict=True) if role == "assistant"]:
         if not (block := re.search(r"```(?:py|python)?\s*\n(.*?)```", text, re.DOTALL)):
             raise BadRecord("conversations: an assistant's turn without a code block")
         raw = {"code": block.group(1), "observation": seen}
@@ -1580,10 +1570,8 @@ def mix(sources: list[tuple[float, Callable[[], Iterable]]], seed: int) -> Itera
 # ----------------------------------------------------------------------------------------------------------------------
 # No tool executes text that a model wrote: GTA's Solver and Plot, which would have to, answer "not available here".
 
-MAX_EXPRESSION = 300   # characters: bounds the parser's time and memory and the number of operations
-MAX_DEPTH = 150        # of the syntax tree (1+1+1+... is as deep as it is long)
-MAX_NUMBER = 1e300     # of every intermediate result: no product can grow, no float reaches infinity
-MAX_POWER_BITS = 1000  # of an integer power, judged before it is computed
+MAX_EXPRESSION, MAX_DEPTH = 300, 150  # characters: bounds the time and the number of operations; depth of the tree (as long as 1+1+1+...)
+MAX_NUMBER, MAX_POWER_BITS = 1e300, 1000  # of each intermediate result: no product grows, no float is infinite; judged before it is computed
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
              ast.Mod: operator.mod, ast.Pow: operator.pow, ast.UAdd: operator.pos, ast.USub: operator.neg}
 FUNCTIONS = {"abs": abs, "round": round, "min": min, "max": max, "pow": operator.pow, "sqrt": math.sqrt, "exp": math.exp, "log": math.log,
@@ -1679,10 +1667,8 @@ def use_tool(name: str, given: dict, files: dict, vlm: Vlm | None, seconds: floa
         raise ValueError(f"{name} takes {', '.join((*required, *optional))}, not {list(given)[:8] if isinstance(given, dict) else given}")
     if name == "Calculator":
         return calculate(given["expression"])
-    if name in ("Solver", "Plot"):
-        raise NotImplementedError(f"{name} would execute code that the model wrote")
-    if name in ("GoogleSearch", "TextToBbox", "MathOCR", "TextToImage", "ImageStylization"):
-        raise NotImplementedError(f"{name} needs the network or a large model of its own")
+    if name in ("Solver", "Plot", "GoogleSearch", "TextToBbox", "MathOCR", "TextToImage", "ImageStylization"):
+        raise NotImplementedError(name + (" would execute a model's code" if name in ("Solver", "Plot") else " needs the network or a large model"))
     if not isinstance(given["image"], str) or given["image"] not in files:
         raise ValueError(f"there is no file {str(given['image'])[:80]!r}; files: {', '.join(list(files)[:8]) or 'none'}")
     picture = files[given["image"]]
@@ -1696,9 +1682,9 @@ def use_tool(name: str, given: dict, files: dict, vlm: Vlm | None, seconds: floa
             done = subprocess.run(["tesseract", str(path), "stdout"], capture_output=True, text=True, timeout=seconds, check=True)
         return done.stdout.strip() or "no text found"
     if name == "AddText":
-        anchor, (width, height), margin = str(given["position"]), picture.size, picture.width // 20
+        anchor, places = str(given["position"]), [(m := picture.width // 20, side // 2, side - m) for side in picture.size]
         if re.fullmatch(r"[lmr][tmb]", anchor):  # lt, mm, rb, ...; else "(x, y)" of the text's lower left corner in px
-            xy = {"l": margin, "m": width // 2, "r": width - margin}[anchor[0]], {"t": margin, "m": height // 2, "b": height - margin}[anchor[1]]
+            xy = places[0]["lmr".index(anchor[0])], places[1]["tmb".index(anchor[1])]
         else:
             xy, anchor = read_numbers(anchor, 2), "lb"
         pen.text(xy, one_line(str(given["text"]), 200), str(given.get("color") or "red")[:20], font, anchor)
@@ -1738,7 +1724,7 @@ class ToolTask:
     oracle_steps, max_steps = 0, 10  # nobody knows the oracle's
 
     def __init__(self, episode: Episode, history: int, vlm: Vlm | None = None):
-        self.episode, self.keep, self.vlm, self.past = episode, history, vlm, []
+        self.episode, self.keep, self.vlm = episode, history, vlm
 
     def reset(self, seed: int) -> tuple[Observation, dict]:
         self.past, self.files, self.said = [], dict(self.episode.raw["files"]), {"answer": None, "tool_calls": []}
@@ -1775,11 +1761,10 @@ def call_text(name: str, arguments: dict) -> str:
 
 def read_call(text: str) -> dict:
     """The reverse; "arguments" is what stands there when it is not JSON, and the tool then says what it takes."""
-    name, _, rest = text.partition(" ")
-    try:
-        return {"name": name, "arguments": parse_json(rest, "arguments")}
-    except BadRecord:
-        return {"name": name, "arguments": rest}
+    name, _, arguments = text.partition(" ")
+    with suppress(BadRecord):
+        arguments = parse_json(arguments, "arguments")
+    return {"name": name, "arguments": arguments}
 
 
 def main() -> None:
@@ -1787,36 +1772,22 @@ def main() -> None:
     import argparse
 
     parser = argparse.ArgumentParser(description="Draw an oracle episode of a toy world as a film strip.")
-    parser.add_argument("--env", default="toy-gui", choices=TOYS)
+    parser.add_argument("--env", default="toy-gui", choices=("toy-gui", "toy-tools"))
     parser.add_argument("--split", default="train", help=f"toy-gui: {', '.join(SPLITS)}; toy-tools: {', '.join(ToyTools.splits)}")
     parser.add_argument("--seed", type=int, default=0, help="which task of the split")
     parser.add_argument("--scale", type=int, default=3, help="1: 128 x 96 px, as the tiny model sees it")
     parser.add_argument("--picture", default="oracle.png", help="where the film strip goes")
     args = parser.parse_args()
+    from agent import play
+    from envs import TOYS, execute  # this file once more, as the module that the others know
+    from eval import draw_episode, oracle_planner
     try:
-        env = TOYS[args.env](args.split, args.scale)
-        observation, _ = env.reset(args.seed)
-    except ValueError as error:
-        die(str(error))
-    screens, said, over = [observation.screenshot()], [], ()
-    while not any(over):
-        action = env.oracle(1, exact=True)[0] if args.env == "toy-tools" else env.oracle(1)[0]
-        said.append(str(action))
-        observation, success, *over, _ = env.step(action)
-        screens.append(observation.screenshot())
-    w, h = screens[0].size
-    strip = Image.new("RGB", (4 * (w + 8) + 8, 24 + math.ceil(len(said) / 4) * (h + 26)), "white")
-    pen = ImageDraw.Draw(strip)
-    pen.text((8, 4), observation.instruction, fill="black", font=_font(15))
-    for i, (screen, text) in enumerate(zip(screens, said, strict=False)):
-        x, y = 8 + (i % 4) * (w + 8), 24 + (i // 4) * (h + 26)
-        strip.paste(screen, (x, y))
-        pen.text((x, y + h + 3), f"{i + 1} {text}", fill="black", font=_font(14))
-    try:
-        strip.save(args.picture)
+        p = play(oracle_planner(5), [TOYS[args.env](args.split, args.scale)], [args.seed], execute, 5)[0]
+        draw_episode(p, args.picture, scale=1)
     except (OSError, ValueError) as error:
-        die(f"cannot write {args.picture}: {error}")
-    print(f"task: {observation.instruction}\noracle: {'; '.join(said)}\nsolved: {success == 1.0}, {len(said)} steps; picture in {args.picture}")
+        die(f"cannot draw {args.picture}: {error}")
+    print(f"task: {p.observations[0].instruction}\noracle: {'; '.join(str(plan[0]) for plan in p.forecasts)}\n"
+          f"solved: {p.success}, {len(p.results)} steps; picture in {args.picture}")
 
 
 if __name__ == "__main__":

@@ -487,9 +487,8 @@ def score_bench(name: str, root: str | Path, split: str, *, predict: Callable | 
 # | gta, step by step | InstAcc, ToolAcc, ArgAcc, SummAcc over recorded turns | gta_bench.py, every_with_gt                            |
 # | gta, end to end   | AnsAcc and the F1 of tool choice (P, O, L, C)         | gta_bench.py, every                                    |
 # | gta, t3_agent     | AnsAcc by substring, ToolAcc, CodeExec                | MAT-Agent; no source defines the last two, see gta_t3  |
-# Step by step the model sees the true turns before each of its own: the i-th of tool_calls is what it said at the record's i-th call (null: no
-# call), `answer` what it said at the end. End to end takes the run as it went. The officials also score GTA's subjective answers and made
-# pictures, by the cosine of a sentence model; here only objective answers (a whitelist) are scored, and the numbers say so.
+# Step by step the i-th of tool_calls is what the model said at the record's i-th call after the true turns (null: no call). The officials also
+# score GTA's subjective answers and made pictures, by a sentence model; here only objective answers (a whitelist) are scored.
 
 TOOL_BENCHES, SILENT = ("gta", "gaia"), {"answer": None, "tool_calls": [], "code_ok": None}
 
@@ -498,10 +497,9 @@ def parse_run(record: dict) -> dict:
     """One run from {"id", "answer", "tool_calls": [{"name", "arguments", optional "error"} or null], "code_ok"}; only "id" must be there. An
     answer that is no text is taken as str(answer)."""
     answer, calls, ran = record.get("answer"), record.get("tool_calls") or [], record.get("code_ok")
-    if not isinstance(calls, list) or not all(c is None or (isinstance(c, dict) and isinstance(c.get("name"), str)) for c in calls):
-        raise BadRecord("tool_calls: not a list of {name, arguments}")
-    if not isinstance(ran, bool | None):
-        raise BadRecord("code_ok: not true or false")
+    named = isinstance(calls, list) and all(c is None or (isinstance(c, dict) and isinstance(c.get("name"), str)) for c in calls)
+    if not named or not isinstance(ran, bool | None):
+        raise BadRecord("code_ok: not true or false" if named else "tool_calls: not a list of {name, arguments}")
     return {"answer": answer if answer is None else str(answer), "tool_calls": calls, "code_ok": ran}
 
 
@@ -521,22 +519,17 @@ def question_scorer(answer, truth) -> bool:
         except ValueError:
             return default
 
-    def same_number(text: str, value: float) -> bool:  # what is no number becomes infinity, so "inf" is matched by any nonsense
-        return number(re.sub("[$%,]", "", text), math.inf) == value
-
-    def squeeze(text: str) -> str:
-        return re.sub(r"\s", "", text).lower()
+    def same(ours: str, theirs: str, drop: str = "") -> bool:  # what is no number becomes infinity, so "inf" is matched by any nonsense
+        if (value := number(theirs)) is not None:
+            return number(re.sub("[$%,]", "", ours), math.inf) == value
+        ours, theirs = (re.sub(r"\s", "", text).lower().translate(str.maketrans("", "", drop)) for text in (ours, theirs))
+        return ours == theirs
 
     answer, truth = str(answer), str(truth)  # None is "None" officially; numbers and lists crash there
-    if (value := number(truth)) is not None:
-        return same_number(answer, value)
-    if "," in truth or ";" in truth:
+    if number(truth) is None and ("," in truth or ";" in truth):  # inside a list the punctuation counts, outside it does not
         ours, theirs = re.split("[,;]", answer), re.split("[,;]", truth)
-        # Inside a list the punctuation counts, outside it does not.
-        return len(ours) == len(theirs) and all(squeeze(a) == squeeze(t) if (value := number(t)) is None else same_number(a, value)
-                                                for a, t in zip(ours, theirs, strict=True))
-    strip = str.maketrans("", "", string.punctuation)
-    return squeeze(answer).translate(strip) == squeeze(truth).translate(strip)
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return same(answer, truth, string.punctuation)
 
 
 def score_gaia(episodes: list[Episode], said: dict[str, dict]) -> tuple[dict, list[dict]]:
