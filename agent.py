@@ -140,8 +140,9 @@ class Policy:
         return sorted(specials - {self.tokenizer.eos_token_id})
 
     def max_new_tokens(self, horizon: int) -> int:
-        """Room for `horizon` lines: three tokens each in the tiny model's whole-word vocabulary, 24 in a hub model's."""
-        return horizon * (3 if self.tiny else 24)
+        """Room for `horizon` lines: three tokens each in the tiny model's whole-word vocabulary, five where it speaks of tools
+        ("call add 3 4" and the line's end), 24 in a hub model's."""
+        return horizon * (24 if not self.tiny else 5 if "=" in self.tokenizer.get_vocab() else 3)
 
 
 def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str = "float32", device: str = "cpu",
@@ -645,6 +646,7 @@ def read_run(folder: str | Path) -> dict:
         config = json.loads((folder / "config.json").read_text())
         if not isinstance(config, dict) or not {"base", "horizon", "history", "carry_forecast"} <= set(config):
             die(f"--run {folder}: config.json was not written by train.py of this version")
+        config.setdefault("env", "toy-gui")  # older runs know no other world
     except FileNotFoundError:
         die(f"--run {folder}: no config.json, this is not a run of train.py")
     except (OSError, ValueError) as error:
@@ -662,19 +664,19 @@ def run_policy(folder: str | Path, config: dict, name: str | None = "adapter") -
 
 
 def main() -> None:
-    from envs import SPLITS, ToyGUI, execute
+    from envs import TOYS, execute
     from eval import draw_episode
 
-    parser = argparse.ArgumentParser(description="Play one episode of the toy GUI with a trained policy and draw it.")
+    parser = argparse.ArgumentParser(description="Play one episode of a run's toy world with its policy and draw it.")
     parser.add_argument("--run", required=True, help="folder of a run of train.py")
     parser.add_argument("--seed", type=int, default=0, help="which task of the split")
-    parser.add_argument("--split", default="test", choices=SPLITS, help="where the task is taken from")
+    parser.add_argument("--split", default="test", help="where the task is taken from")
     parser.add_argument("--picture", default="episode.png", help="where the film strip goes")
     args = parser.parse_args()
     config = read_run(args.run)
     policy = run_policy(args.run, config)
-    env = ToyGUI(args.split, history=config["history"])
     try:
+        env = TOYS[config["env"]](args.split, history=config["history"])
         p = play(policy_planner(policy, config["horizon"]), [env], [args.seed], execute, config["horizon"], config["carry_forecast"])[0]
         draw_episode(p, args.picture)
     except ValueError as error:

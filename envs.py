@@ -13,14 +13,22 @@ import io
 import itertools
 import json
 import math
+import operator
 import random
+import re
+import shutil
+import signal
 import struct
+import subprocess
 import sys
+import tempfile
+import threading
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import NoReturn
@@ -118,6 +126,7 @@ class Example:
 
     `boxes`: where a point counts as right for the first reference action (empty: compare texts).
     `elements`: what a frozen tool agent can find on this screen, label -> box; `key` makes its mistakes repeatable.
+    `goals`: what counts as a right first step once the tools have answered (empty: the reference); `tools`: asks them.
     """
 
     observation: Observation
@@ -125,6 +134,8 @@ class Example:
     boxes: tuple[Box, ...] = ()
     elements: tuple[tuple[str, Box], ...] = ()
     key: str = ""
+    goals: tuple[Action, ...] = ()
+    tools: Callable[[Action], Action] | None = None
 
 
 @dataclass(frozen=True)
@@ -284,6 +295,8 @@ class ToyGUI:
     >>> env.step(env.oracle(1)[0])[4]["result"]
     'ok'
     """
+
+    splits, grid = tuple(SPLITS), (COLS, ROWS)
 
     def __init__(self, split: str = "train", scale: int = 1, history: int = 4):
         if split not in SPLITS:
@@ -479,6 +492,12 @@ class ToyGUI:
         return Example(Observation(seen.instruction, seen.screenshot, seen.history, plan), reference, (self.box(hit),) if hit else (),
                        self.visible(), self.key())
 
+    def moves(self, rng: random.Random) -> list[Action]:
+        """What an agent might do that sees the screen, or only remembers what the app has, and not the task."""
+        names = [label for label, _ in self.visible()] if rng.random() < 0.5 else sorted(self.task.shown.values())
+        return [*(Action("click", name) for name in names), Action("back"), Action("scroll", "down"),
+                Action("type", rng.choice(VALUES))]
+
     def key(self) -> str:
         """Names the screen, so that the tool agent answers the same on the same screen."""
         return f"{self.task.seed}/{self.page}/{self.offset}/{self.overlay}"
@@ -567,31 +586,305 @@ def ground(action: Action, elements: tuple[tuple[str, Box], ...], key: str, flak
     return box and Action(action.kind, action.text, centre(box))
 
 
-def execute(env: ToyGUI, action: Action | None) -> tuple[Observation, float, bool, bool, dict]:
+# ----------------------------------------------------------------------------------------------------------------------
+# The toy tool world: a drawn picture, a question that needs two to six calls of frozen tools, an answer
+# ----------------------------------------------------------------------------------------------------------------------
+# A price list or a bar chart and, above or below it, a sign (vehicle, city) or shapes to count, in cells as in the toy GUI. "fare of bus", "stock
+# of dearer of apple and pear", "add price of apple and count of circle then sub fare of bus". In the history: "call read apple = 7", "= error"
+# where no answer came, "= broken" where the tool raised or hung. Stocks (of items) and fares (to cities) are in KNOWLEDGE, the same in every
+# episode: a policy that reads and remembers can forecast every argument, one that does neither can copy the tools' answers one by one.
+
+ITEMS = ("apple", "pear", "plum", "bread", "milk", "tea", "salt", "rice")
+CITIES = ("berlin", "paris", "rome", "oslo", "lima", "cairo", "delhi", "tokyo")
+VEHICLES, SHAPES, ARITHMETIC = ("bus", "train", "ship"), ("circle", "square", "triangle"), ("add", "sub", "mul")
+TOOLS = {"read": 1, "count": 1, "lookup": 1, "add": 2, "sub": 2, "mul": 2, "compare": 2, "mean": 2}  # name -> number of arguments
+TOOL_ALIASES = {"ocr": "read", "tally": "count", "find": "lookup", "sum": "add", "minus": "sub", "times": "mul", "versus": "compare",
+                "average": "mean"}
+NUMBERS = tuple(map(str, range(100)))
+# All that can stand in a prompt or a picture of this world: the tiny model's vocabulary.
+TOOL_WORDS = (*TOOLS, *TOOL_ALIASES, *ITEMS, *CITIES, *VEHICLES, *SHAPES, "price", "stock", "fare", "of", "and", "then", "dearer", "cheaper",
+              "more", "less", "equal", "error", "broken", "=", *NUMBERS)
+KNOWLEDGE = dict(zip((*ITEMS, *CITIES), map(str, random.Random(7).sample(range(2, 40), 16)), strict=True))
+TOOL_FAILS, TOOL_SECONDS = 0.02, 5.0  # how often a tool fails (FLAKY on that split; the next try is drawn afresh); when it is given up
+TOOL_SLACK, TOOL_ROWS, MAX_CALLS = 2, 7, 6  # SLACK: steps beyond the oracle's before an episode is truncated
+# Only asked for on the split "composition"; `mean` is on "tool", but stands as a title on some pictures, so that it is known as a word.
+HELD_OUT = {("sub", "fare"), ("mul", "stock"), ("add", "count")}
+Call = tuple[str, tuple[str, ...], tuple]  # a needed call: tool, arguments with their true values, the calls whose answers those are
+
+
+def guarded(work: Callable[[], object], seconds: float) -> tuple[str, object]:
+    """("ok", what work() returns), or "unavailable" (a NotImplementedError) or "error" with a line that says why; nothing is raised. The clock
+    is the main thread's alarm, which stops work() for good and costs nothing (a thread costs milliseconds on a busy machine); in another
+    thread and on Windows there is none."""
+    def late(*_):
+        if clock:  # (not when the answer is there already)
+            raise TimeoutError(f"no answer within {seconds:g} s")
+
+    clock = threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer")
+    before = clock and (signal.signal(signal.SIGALRM, late), signal.setitimer(signal.ITIMER_REAL, seconds))[0]
+    try:
+        found = "ok", work()
+    except NotImplementedError as problem:
+        found = "unavailable", f"not available here: {problem}"
+    except (Exception, SystemExit) as problem:  # a tool is foreign code on a model's arguments: each of its errors is an observation
+        found = "error", f"error: {one_line(str(problem), 200) or type(problem).__name__}"
+    if clock:
+        clock = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return found
+
+
+def toy_tool(tool: str, args: Sequence[str], beside: dict[str, str], counts: dict[str, int]) -> str | None:
+    """What a frozen tool answers, or None where it cannot: no such tool, a label that is not there, a result outside 0..99."""
+    if len(args) != TOOLS.get(tool):
+        return None
+    if TOOLS[tool] == 1:
+        return {"read": beside, "count": {shape: str(counts.get(shape, 0)) for shape in SHAPES}, "lookup": KNOWLEDGE}[tool].get(args[0])
+    if not set(args) <= set(NUMBERS):
+        return None
+    a, b = map(int, args)
+    if tool == "compare":
+        return "more" if a > b else "less" if a < b else "equal"
+    result = {"add": a + b, "sub": a - b, "mul": a * b, "mean": (a + b) // 2}[tool]
+    return str(result) if 0 <= result <= 99 else None
+
+
+def fact(tool: str, args: Sequence[str]) -> tuple:
+    """Names an answer: the order of the arguments counts for a difference alone."""
+    return (tool, *(args if tool == "sub" else sorted(args)))
+
+
+def draw_picture(paper: str, panels: tuple, marks: tuple, scale: int) -> Image.Image:
+    """panels ((x1, y1, x2, y2), colour) and marks (word, x, y, colour), in px at scale 1, as a picture of 128 x 112 px times `scale`. The
+    word of a shape is drawn as the shape."""
+    picture = Image.new("RGB", (COLS * CELL * scale, TOOL_ROWS * CELL * scale), paper)
+    pen, far = ImageDraw.Draw(picture), 10 * scale
+    for box, colour in panels:
+        pen.rectangle([v * scale for v in box], fill=colour)
+    for word, x, y, colour in marks:
+        x, y = x * scale, y * scale
+        if word in ("circle", "square"):
+            (pen.ellipse if word == "circle" else pen.rectangle)((x, y, x + far, y + far), fill=colour)
+        elif word == "triangle":
+            pen.polygon((x, y + far, x + far, y + far, x + far // 2, y), fill=colour)
+        else:
+            pen.text((x, y), word, fill=colour, font=_font(10 * scale))
+    return picture
+
+
+class ToyTools:
+    """The toy tool world, with the toy GUI's methods. A question is solved when the agent answers with the right number (0..99).
+
+    info["result"]: "ok"; "failed" (the tool did not answer this time, or an alias, which does so in 30 % of (episode, call) pairs, did not
+    reach it; step(None)); "impossible" (nothing there can be answered, a wrong answer); "broken" (the tool raised or hung).
+
+    >>> env = ToyTools("test"); observation, info = env.reset(0)
+    >>> env.step(env.oracle(1, exact=True)[0])[4]["result"]
+    'ok'
+    """
+
+    splits, grid = ("train", "dev", "test", "composition", "tool", "flaky"), (COLS, TOOL_ROWS)
+
+    def __init__(self, split: str = "train", scale: int = 1, history: int = 4):
+        if split not in self.splits or scale < 1 or history < 0:
+            raise ValueError(f"split {split!r} must be one of {', '.join(self.splits)}, scale {scale} at least 1, history {history} at least 0")
+        self.split, self.scale, self.keep = split, scale, history
+
+    def reset(self, seed: int) -> tuple[Observation, dict]:
+        if not 0 <= seed < SPLIT_SIZE:
+            raise ValueError(f"seed {seed} is outside 0..{SPLIT_SIZE - 1}")
+        self.seed = self.splits.index(self.split) * SPLIT_SIZE + seed
+        rng = random.Random(f"tools {self.seed}")
+        form = rng.choice({"composition": ("two", "three"), "tool": ("two",)}.get(self.split, ("fare", *["two"] * 3, *["three"] * 2, "pick")))
+        tools = ("mean",) if self.split == "tool" else (rng.choice(ARITHMETIC), rng.choice(ARITHMETIC))
+        self.paint(rng)
+        while not self.ask(rng, form, tools):  # the form is drawn once, the rest until it fits: hard forms stay frequent
+            self.paint(rng)
+        self.known, self.refused, self.past, self.steps = frozenset(), frozenset(), [], 0
+        self.oracle_steps = len(self.oracle(MAX_CALLS + 1))
+        self.max_steps = self.oracle_steps + TOOL_SLACK
+        return self.observe(), {"oracle_steps": self.oracle_steps}
+
+    def paint(self, rng: random.Random) -> None:
+        """Draws the lots for a picture: words and shapes in cells, and what the tools will say of them."""
+        marks, panels, self.beside, self.counts = [], [], {}, {}
+        put = lambda word, c, r, ink: marks.append((word, c * CELL + rng.randint(1, 2), r * CELL + rng.randint(1, 2), ink))  # noqa: E731
+        paper, ink = rng.choice(("#ffffff", "#fff6e0", "#e8f4ff", "#eeeeee")), rng.choice(("#000000", "#202060", "#402010"))
+        chart, sign, first = rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.5
+        top, bottom = (0, 4) if first else (3, 0)  # first rows of the two panels: four rows of prices, three of the rest
+        if chart:
+            put(rng.choice(("price", "mean")), 2, top, ink)
+        column = 6 if chart else rng.randint(5, 6)
+        for row, item in enumerate(rng.sample(ITEMS, 3 if chart else 4), top + chart):
+            self.beside[item] = str(value := rng.randint(1, rng.choice((12, 60))))
+            put(item, 0 if chart else rng.randint(0, 1), row, ink)
+            put(str(value), column, row, ink)
+            panels += [((48, row * CELL + 4, 49 + value * 2 // 3, row * CELL + 12), "#7aa6d8")] if chart else []
+        if sign:
+            panels.append(((8, bottom * CELL, 119, (bottom + 3) * CELL - 1), rng.choice(("#005030", "#103080"))))
+            for row, (vehicle, city) in enumerate(zip(rng.sample(VEHICLES, 3), rng.sample(CITIES, 3), strict=True), bottom):
+                self.beside[vehicle] = city
+                put(vehicle, 1, row, "#ffffff")
+                put(city, 4, row, "#ffffff")
+        else:
+            for cell in rng.sample(range(3 * COLS), rng.randint(3, 12)):
+                shape = rng.choice(SHAPES)
+                self.counts[shape] = self.counts.get(shape, 0) + 1
+                put(shape, cell % COLS, bottom + cell // COLS, rng.choice(("#d02020", "#208020", "#3050d0", "#c08000")))
+        self.marks, self.picture = tuple(marks), partial(draw_picture, paper, tuple(panels), tuple(marks), self.scale)
+
+    def ask(self, rng: random.Random, form: str, tools: tuple[str, ...]) -> bool:
+        """Draws a question of this form for the picture; False where it does not fit (range, held-out pairs, length)."""
+        if form == "pick":  # its last argument depends on a comparison
+            a, b = rng.sample([word for word in self.beside if word in ITEMS], 2)
+            prices, wish = (self.beside[a], self.beside[b]), rng.choice(("dearer", "cheaper"))
+            winner = a if (int(prices[0]) > int(prices[1])) == (wish == "dearer") else b
+            compare = ("compare", prices, (("read", (a,), ()), ("read", (b,), ())))
+            words, call = f"stock of {wish} of {a} and {b}", ("lookup", (winner if prices[0] != prices[1] else None,), (compare,))
+        else:
+            tools = {"fare": (), "two": tools[:1], "three": tools}[form]
+            kinds = ["fare"] if form == "fare" else rng.choices(("price", "stock", "fare", "count"), k=len(tools) + 1)
+            pairs = {(tools[max(k - 1, 0)], kind) for k, kind in enumerate(kinds) if tools}
+            terms = [self.term(rng, kind) for kind in kinds]
+            if None in terms or len(dict(terms)) < len(terms) or bool(pairs & HELD_OUT) != (self.split == "composition"):
+                return False
+            words, call = terms[0]
+            for k, (tool, (other_words, other)) in enumerate(zip(tools, terms[1:], strict=True)):
+                words = f"{words} then {tool} {other_words}" if k else f"{tool} {words} and {other_words}"
+                call = (tool, (self.value(call), self.value(other)), (call, other))
+                if self.value(call) is None or (tool == "mean" and sum(map(int, call[1])) % 2):  # means are whole numbers
+                    return False
+        self.instruction, self.root, self.answer, self.known = words, call, self.value(call), frozenset()
+        return self.answer is not None and len(self.missing(call)) <= MAX_CALLS
+
+    def term(self, rng: random.Random, kind: str) -> tuple[str, Call] | None:
+        """A number that the question names: (its words, its call), or None where the picture has none of this kind."""
+        words = {"price": [w for w in self.beside if w in ITEMS], "stock": ITEMS, "count": sorted(self.counts),
+                 "fare": [w for w in self.beside if w in VEHICLES]}[kind]
+        word = rng.choice(words or [None])
+        tool, arg = {"price": ("read", word), "stock": ("lookup", word), "count": ("count", word), "fare": ("lookup", self.beside.get(word))}[kind]
+        return word and (f"{kind} of {word}", (tool, (arg,), (("read", (word,), ()),) if kind == "fare" else ()))
+
+    def value(self, call: Call) -> str | None:
+        return toy_tool(*call[:2], self.beside, self.counts)
+
+    def visible(self) -> tuple[tuple[str, Box], ...]:
+        """Every word and shape on the picture with its box."""
+        width, height = COLS * CELL, TOOL_ROWS * CELL
+        return tuple((word, (x / width, y / height, (x + (10 if word in SHAPES else _font(10).getlength(word))) / width, (y + 12) / height))
+                     for word, x, y, _ in self.marks)
+
+    def cells(self) -> dict[tuple[int, int], str]:
+        """(column, row) -> the word (or shape) that begins there."""
+        return {(x // CELL, y // CELL): word for word, x, y, _ in self.marks}
+
+    def observe(self) -> Observation:
+        return Observation(self.instruction, self.picture, tuple(self.past[-self.keep:] if self.keep else ()))
+
+    def step(self, action: Action | None, said: str | None = None) -> tuple[Observation, float, bool, bool, dict]:
+        """Hand a call to the frozen tools, or take the answer; None stands for a forecast that could not be read."""
+        right = action is not None and action.kind == "answer" and action.text.strip().lower() == self.answer
+        result, text = ("failed" if action is None else "ok" if right else "impossible"), "error"
+        if action and action.kind == "call":
+            result, text, key = self.serve(action.text)
+            self.known |= {key} if result == "ok" else set()
+            self.refused |= set(action.text.split()[:1]) if result == "failed" else set()
+        terminated = action is not None and action.kind in TERMINAL
+        line = f"{said or action} failed" if action is None else str(action) if terminated else f"{action} = {text}"
+        self.past, self.steps = [*self.past, line], self.steps + 1
+        info = {"result": result, "success": right, "steps": self.steps, "oracle_steps": self.oracle_steps}
+        return self.observe(), float(right), terminated, not terminated and self.steps >= self.max_steps, info
+
+    def serve(self, text: str) -> tuple[str, str, tuple]:
+        """(result, answer, the fact it is) of the frozen tools for the text of a call; the state stays as it is. The same call in the same
+        state gives the same answer; an alias that did not reach its tool never does in this episode."""
+        name, *args = text.split() or [""]
+        tool = TOOL_ALIASES.get(name, name)
+        deaf = name != tool and random.Random(f"alias {self.seed} {text}").random() >= ALIAS_RIGHT
+        if tool in TOOLS and (deaf or random.Random(f"fail {self.key()}").random() < (FLAKY if self.split == "flaky" else TOOL_FAILS)):
+            return "failed", "error", fact(tool, args)
+        status, answer = guarded(partial(toy_tool, tool, args, self.beside, self.counts), TOOL_SECONDS)
+        result = "broken" if status != "ok" else "ok" if answer else "impossible"
+        return result, {"ok": answer, "broken": "broken"}.get(result, "error"), fact(tool, args)
+
+    def executed(self, action: Action) -> Action:
+        """An action with what the tools answered: "read apple = 7", in the words of the question's own call where it is one (so that neither an
+        alias nor the order of a sum shows). All but calls pass. It is right when it equals one of the example's goals."""
+        if action.kind != "call":
+            return action
+        _, answer, key = self.serve(action.text)
+        own = next((f"{tool} {' '.join(args)}" for tool, args, _ in self.missing(self.root) if fact(tool, args) == key), action.text[:400])
+        return Action("call", f"{own} = {answer}")
+
+    def missing(self, call: Call) -> list[Call]:
+        """The calls still to be made for this one's answer, in order. What a known answer was made of is not needed."""
+        tool, args, needs = call
+        if fact(tool, args) in self.known:
+            return []
+        return [*dict.fromkeys(c for need in needs for c in self.missing(need)), call]
+
+    def oracle(self, horizon: int, exact: bool = False) -> list[Action]:
+        """The reference actions from the present state: the calls whose answers are still missing, with true arguments, then the answer. Unless
+        `exact`, they are an annotator's: half of the (episode, tool) pairs go by the alias, until the tool agent refused it."""
+        loose = {tool: name for name, tool in TOOL_ALIASES.items() if not exact and name not in self.refused
+                 and random.Random(f"annotator {self.seed} {tool}").random() < ALIAS_IN_REFERENCE}
+        calls = [Action("call", " ".join((loose.get(tool, tool), *args))) for tool, args, _ in self.missing(self.root)]
+        return [*calls, Action("answer", self.answer)][:horizon]
+
+    def moves(self, rng: random.Random) -> list[Action]:
+        """What an agent might do that knows the words and not the question."""
+        words = {"read": list(self.beside), "count": SHAPES, "lookup": list(KNOWLEDGE)}
+        names = [name for name in (*TOOLS, *TOOL_ALIASES) if TOOL_ALIASES.get(name, name) != "mean"]
+        calls = [(name, TOOL_ALIASES.get(name, name)) for name in rng.choices(names, k=5)]
+        return [Action("call", " ".join((name, *rng.choices(words.get(tool, NUMBERS), k=TOOLS[tool])))) for name, tool in calls]
+
+    def example(self, horizon: int, plan: tuple[Action, ...] = ()) -> Example:
+        """The present state as a training example. Goals: DEPARTURE: the paper's 1[answer matches] leaves open what a step in between should
+        answer. Here it is an answer that the question still needs, from the call that gives it, or the right final answer: a call that is
+        not needed pays nothing, whatever comes back, and neither does the same call a second time."""
+        goals = [Action("call", f"{call[0]} {' '.join(call[1])} = {self.value(call)}") for call in self.missing(self.root)]
+        return Example(replace(self.observe(), plan=plan), tuple(self.oracle(horizon)), key=self.key(),
+                       goals=(*goals, Action("answer", self.answer)), tools=copy.copy(self).executed)
+
+    def key(self) -> str:
+        return f"{self.seed}/{self.steps}"
+
+
+TOYS = {"toy-gui": ToyGUI, "toy-tools": ToyTools}
+
+
+def execute_forecasts(pairs: Sequence[tuple[Action, Example]]) -> list[Action | None]:
+    """What the frozen tool agents make of first forecast steps, all at once: the action with the point that was found, or a call with
+    the tool's answer; None for a refusal."""
+    return [example.tools(action) if example.tools else ground(action, example.elements, example.key) for action, example in pairs]
+
+
+def execute(env: "ToyGUI | ToyTools | ToolTask", action: Action | None) -> tuple[Observation, float, bool, bool, dict]:
     """Hand one forecast step to the tool agent and what it returns to the environment; None (nothing could be parsed)
     counts as a refusal. On the split `flaky` the tool agent's failures depend on the step, so that a retry can help."""
+    if not isinstance(env, ToyGUI):  # the tools act in step
+        return env.step(action, "unreadable")
     flaky = FLAKY if env.split == "flaky" else 0.0
     grounded = action and ground(action, env.visible(), env.key() + (f"/{env.steps}" if flaky else ""), flaky)
     return env.step(grounded, said=str(action) if action else "unreadable")
 
 
 @lru_cache(maxsize=4096)
-def demonstration(split: str, index: int, horizon: int, noise: float, history: int, scale: int = 1) -> list[Example]:
+def demonstration(split: str, index: int, horizon: int, noise: float, history: int, scale: int = 1, world: str = "toy-gui") -> list[Example]:
     """One recorded episode of a demonstrator that acts at random in a share `noise` of its steps, as one example a state.
 
     The random steps lead to states that an agent meets when it errs; the reference of each state is the oracle's plan from there.
     Repeatable: the record depends on the arguments alone.
     """
-    env, rng = ToyGUI(split, scale, history), random.Random(f"demonstration {split} {index}")
+    env, rng = TOYS[world](split, scale, history), random.Random(f"demonstration {split} {index}")
     env.reset(index)
     examples = []
     for _ in range(env.max_steps):
         examples.append(env.example(horizon))
         action = examples[-1].reference[0]
         if rng.random() < noise:
-            names = [label for label, _ in examples[-1].elements] if rng.random() < 0.5 else sorted(env.task.shown.values())  # seen or not
-            action = rng.choice([*(Action("click", name) for name in names), Action("back"), Action("scroll", "down"),
-                                 Action("type", rng.choice(VALUES))])
+            action = rng.choice(env.moves(rng))
         if execute(env, action)[2]:
             break
     return examples
@@ -606,6 +899,9 @@ def demonstration(split: str, index: int, horizon: int, noise: float, history: i
 # | gui-odyssey    | a json file an episode, PNG files          | random task device app (its test list), random:train and so on   |
 # | mind2web       | parquet, a row a step                      | train test_task test_website test_domain                         |
 # | agentnet       | jsonl, a line an episode, image files      | train ubuntu win_mac                                             |
+# | gta            | dataset.json, image files                  | test                                                             |
+# | gaia           | metadata.jsonl or parquet, attachments     | validation test                                                  |
+# | mmtraj         | json lists, image files                    | train                                                            |
 # Pixels, the 0-1000 grid, xywh boxes and finger directions become 0..1 and content directions here, and nowhere else. A step that
 # cannot be used is left out, the rest of its episode stays: step.raw["index"] is its place in the source, so that a hole shows.
 
@@ -996,9 +1292,7 @@ def parse_pyautogui(code: str, text: str = "") -> list[Action]:
     """
     actions, text = [], one_line(text)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")   # an odd escape in a typed text is no news
-            calls = [statement.value for statement in ast.parse(code if len(code) < 20_000 else "(").body]
+        calls = [statement.value for statement in parse_quietly(code).body]
         calls = [(call.func.attr, [ast.literal_eval(value) for value in call.args],
                   {named.arg: ast.literal_eval(named.value) for named in call.keywords}) for call in calls]
     except (SyntaxError, ValueError, AttributeError, TypeError, RecursionError, MemoryError):
@@ -1058,8 +1352,154 @@ def agentnet(root: Path, split: str, report: Report) -> Iterator:
                     yield where, partial(agentnet_record, line, root / f"{system}_images", where)
 
 
+# GTA: open-compass/GTA. GAIA: gaia-benchmark/GAIA. MM-Traj: T3-Agent, PengxiangLi/MAT. One screenshot for all steps: the first picture.
+
+def within(folder: Path, name: str) -> Path:
+    """A file of a data set; BadRecord outside its folder: a record may not name any file on the disk."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise BadRecord(f"path {name[:80]!r} leaves the data set")
+    return path
+
+
+def find_file(root: Path, *names: str) -> Path:
+    if found := next((root / name for name in names if (root / name).is_file()), None):
+        return found
+    raise ValueError(f"{root}: {names[0]} is missing")
+
+
+def read_records(path: Path, kind: type):
+    """The list or dict in a JSON file; ValueError in one line."""
+    if not isinstance(data := parse_json(path.read_bytes(), path.name), kind):
+        raise ValueError(f"{path}: a {kind.__name__} of records is expected, not a {type(data).__name__}")
+    return data
+
+
+def tool_episode(ident: str, query: str, picture: Path | None, where: str, turns: list[tuple[Action, str, dict]], raw: dict):
+    """What load_recorded wants, from turns (action, observation after it, raw); a small white picture where there is none. Histories show
+    observations as the toy tool world does."""
+    shot = partial(read_image, picture, where) if picture else partial(Image.new, "RGB", (32, 32), "white")
+    texts = [one_line(f"{action} = {seen}" if seen else str(action)) for action, seen, _ in turns]
+    return ident, query, texts, lambda index: [Step(shot, turns[index][0], (), {"index": index, **turns[index][2]})], raw
+
+
+def gta_record(key: str, item: dict, folder: Path, where: str):
+    """raw: gt_answer (None: a picture is asked for), files {name: path}, tools [names]. A step an assistant turn; step.raw: "name" and
+    "arguments" of its first call (the official scorer looks at no other), or "answer"."""
+    files = {get(entry, "path"): within(folder, entry["path"]) for entry in get(item, "files", list)}
+    dialogs, turns = [turn if isinstance(turn, dict) else {} for turn in get(item, "dialogs", list)], []
+    for turn, after in zip(dialogs, [*dialogs[1:], {}], strict=True):
+        if get(turn, "role") == "assistant" and turn.get("tool_calls"):
+            call = get(get(turn, "tool_calls", list)[0], "function", dict)
+            raw = {"name": get(call, "name"), "arguments": get(call, "arguments", dict)}
+            turns.append((Action("call", call_text(**raw)), str(after.get("content", ""))[:300], raw))
+        elif turn["role"] == "assistant":
+            turns.append((Action("answer", one_line(get(turn, "content"))), "", {"answer": turn["content"]}))
+    query, gold = next((get(turn, "content") for turn in dialogs if turn["role"] == "user"), None), item.get("gt_answer", 0)
+    groups = [*get(gold, "whitelist", list), *(get(gold, "blacklist", list) if gold.get("blacklist") else ())] if isinstance(gold, dict) else []
+    if not turns or query is None or not isinstance(gold, dict | list | None) or not all(isinstance(group, list) for group in groups):
+        raise BadRecord("dialogs: no turn of user or assistant; or gt_answer: neither whitelist, list nor null")
+    tools = [get(tool, "name") for tool in get(item, "tools", list)]
+    return tool_episode(key, query, next(iter(files.values()), None), where, turns, {"gt_answer": gold, "files": files, "tools": tools})
+
+
+def gta(root: Path, split: str, report: Report) -> Iterator:
+    """GTA's queries, from dataset.json with image/ beside it (toolmeta.json is not needed: each record repeats its part)."""
+    if split != "test":
+        raise ValueError(f"gta has one split, test, and no {split!r}")
+    file = find_file(root, "dataset.json", "gta_dataset/dataset.json")
+    for key, item in read_records(file, dict).items():
+        yield (where := f"{file.name}: record {key}"), partial(gta_record, key, item, file.parent, where)
+
+
+def gaia_record(row: dict | bytes, folder: Path, where: str):
+    """raw: level, answer (None: private, as in the test split), files {name: path}, file_missing. One step: the answer."""
+    row = parse_json(row, "line") if isinstance(row, bytes) else row
+    if str(level := get(row, "Level", object)) not in ("1", "2", "3"):
+        raise BadRecord(f"Level: {str(level)[:40]!r} is not 1, 2 or 3")
+    answer, name = row.get("Final answer"), row.get("file_name")
+    answer, path = None if answer in (None, "?") else str(answer), within(folder, get(row, "file_name")) if name else None
+    raw = {"level": int(level), "answer": answer, "files": {name: path} if path else {}, "file_missing": bool(path and not path.is_file())}
+    picture = path if path and path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg") else None
+    return tool_episode(get(row, "task_id"), get(row, "Question"), picture, where, [(Action("answer", one_line(answer or "")), "", {})], raw)
+
+
+def gaia(root: Path, split: str, report: Report) -> Iterator:
+    """GAIA's questions, from 2023/<split>/metadata.jsonl or else metadata.parquet (needs pyarrow), with attachments beside it."""
+    if split not in ("validation", "test"):
+        raise ValueError(f"gaia has the splits validation and test, not {split!r}")
+    file = find_file(root, *(f"{folder}{name}" for name in ("metadata.jsonl", "metadata.parquet") for folder in (f"2023/{split}/", f"{split}/", "")))
+    if file.suffix == ".parquet":
+        try:
+            from pyarrow import parquet
+        except ImportError:
+            raise ValueError("gaia's parquet needs pyarrow: pip install pyarrow") from None
+    for number, row in enumerate(file.read_bytes().split(b"\n") if file.suffix == ".jsonl" else parquet.read_table(file).to_pylist(), 1):
+        if row and row != b"\r":
+            yield (where := f"{file.name}: line {number}"), partial(gaia_record, row, file.parent, where)
+
+
+MMTRAJ_TOOLS = {  # name -> its arguments by position
+    "visualizer": ("question", "image_path"), "facedetection": ("image_path",), "objectlocation": ("object", "image_path"),
+    "segmentation": ("image_path", "prompt"), "image_generator": ("prompt",), "image_edit": ("prompt", "image_path"),
+    "inspect_file_as_text": ("file_path", "question"), "ask_search_agent": ("query",), "final_answer": ("answer",)}
+
+
+def code_calls(code: str) -> list[tuple[str, dict]]:
+    """The calls of known tools in a code block, inner ones first, as (name, arguments); ("python", {"code": ...}) where there is none. The
+    code is parsed and never run; an argument that is no literal becomes {"code": its source}. BadRecord: not Python, or too long."""
+    def literal(node: ast.AST):
+        try:
+            return ast.literal_eval(node)
+        except (ValueError, TypeError):
+            return {"code": ast.unparse(node)}
+
+    try:
+        calls = [n for n in ast.walk(parse_quietly(code)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in MMTRAJ_TOOLS]
+        found = []
+        for call in sorted(calls, key=lambda n: (n.end_lineno, n.end_col_offset)):  # an inner call ends before the outer one
+            given = [*zip(MMTRAJ_TOOLS[call.func.id], call.args, strict=False), *((k.arg, k.value) for k in call.keywords if k.arg)]
+            found.append((call.func.id, {name: literal(node) for name, node in given}))
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise BadRecord("the code block is not Python") from None
+    return found or [("python", {"code": code})]
+
+
+def mmtraj_record(item: dict, folder: Path, where: str):
+    """MiniCPM form (role, content) or Qwen-VL form (from, value). A call of a known tool is a step, other code the call python {"code": ...};
+    final_answer is the step `answer` and the end. step.raw: code and observation of its turn."""
+    said = [(get({"role": turn.get("from"), **turn}, "role"), get({"content": turn.get("value"), **turn}, "content"))
+            for turn in get(item, "conversations", list) if isinstance(turn, dict)]
+    images = item.get("image") or {}
+    names = [images] if isinstance(images, str) else list(get(item, "image", dict).values()) if images else []
+    query = re.sub(r"<image(_\d+)?>|Picture \d+: <img>.*?</img>", "", next((text for role, text in said if role == "user"), ""))
+    picture, turns = within(folder, str(names[0])) if names else None, []
+    for text, seen in [(text, after[1]) for (role, text), after in zip(said, [*said[1:], ("", "")], strict=True) if role == "assistant"]:
+        if not (block := re.search(r"```(?:py|python)?\s*\n(.*?)```", text, re.DOTALL)):
+            raise BadRecord("conversations: an assistant's turn without a code block")
+        raw = {"code": block.group(1), "observation": seen}
+        for name, given in code_calls(block.group(1)):
+            if name == "final_answer":  # of a variable: its value is on record
+                answer = item.get("answer") if isinstance(given.get("answer"), dict | None) else given["answer"]
+                turns.append((Action("answer", one_line(str(answer))), "", raw))
+                query = query.strip().removeprefix("Task:").strip()
+                return tool_episode(get(item, "id"), query, picture, where, turns, {"answer": item.get("answer")})
+            turns.append((Action("call", call_text(name, given)), seen[:300], raw | {"name": name, "arguments": given}))
+    raise BadRecord("conversations: final_answer is never called")
+
+
+def mmtraj(root: Path, split: str, report: Report) -> Iterator:
+    """T3-Agent's MM-Traj: ROOT/*.json, lists of trajectories, and the images below ROOT."""
+    if split != "train" or not (files := sorted(root.glob("*.json"))):
+        raise ValueError(f"{root}: mmtraj has the split train alone, in *.json")
+    for file in files:
+        for number, item in enumerate(read_records(file, list)):
+            yield (where := f"{file.name}: record {number}"), partial(mmtraj_record, item, root, where)
+
+
 # One way in for all of them. A loader yields (where, read); read() gives (id, goal, texts of all steps, step function, raw).
-LOADERS = {"androidcontrol": android_control, "gui-odyssey": gui_odyssey, "mind2web": mind2web, "agentnet": agentnet}
+LOADERS = {"androidcontrol": android_control, "gui-odyssey": gui_odyssey, "mind2web": mind2web, "agentnet": agentnet, "gta": gta, "gaia": gaia,
+           "mmtraj": mmtraj}
 
 
 def load_recorded(name: str, root: str | Path, split: str, report: Report) -> Iterator[Episode]:
@@ -1125,39 +1565,229 @@ def mix(sources: list[tuple[float, Callable[[], Iterable]]], seed: int) -> Itera
         yield next(rng.choices(streams, weights)[0])
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# The toolbox: a calculator that executes nothing, and GTA's tools as far as they run without network and large models
+# ----------------------------------------------------------------------------------------------------------------------
+# No tool executes text that a model wrote: GTA's Solver and Plot, which would have to, answer "not available here".
+
+MAX_EXPRESSION, MAX_DEPTH = 300, 150  # characters: bounds the time and the number of operations; depth of the tree (as long as 1+1+1+...)
+MAX_NUMBER, MAX_POWER_BITS = 1e300, 1000  # of each intermediate result: no product grows, no float is infinite; judged before it is computed
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+             ast.Mod: operator.mod, ast.Pow: operator.pow, ast.UAdd: operator.pos, ast.USub: operator.neg}
+FUNCTIONS = {"abs": abs, "round": round, "min": min, "max": max, "pow": operator.pow, "sqrt": math.sqrt, "exp": math.exp, "log": math.log,
+             "log10": math.log10, "log2": math.log2, "sin": math.sin, "cos": math.cos, "tan": math.tan, "floor": math.floor, "ceil": math.ceil}
+
+
+def parse_quietly(code: str, mode: str = "exec") -> ast.AST:
+    """ast.parse without its warnings about odd literals, which are about a model's text and not about this program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(code if len(code) <= 20_000 else "(", mode=mode)
+
+
+def calculate(expression: str) -> str:
+    """The value of an arithmetic expression as text, or "error: ..."; never raises, runs no code, takes well under 0.1 s (there is no clock:
+    length, depth, size and exponent are bounded, and with them the time).
+
+    >>> calculate("(3.50 + 4.25) * 2"), calculate("9**9**9")
+    ('15.5', 'error: the power is too large')
+    """
+    if not isinstance(expression, str) or len(expression) > MAX_EXPRESSION:
+        return f"error: the expression must be text of at most {MAX_EXPRESSION} characters"
+    # No quotes, brackets, backslashes or look-alike unicode get as far as the parser.
+    if not re.fullmatch(r"[0-9A-Za-z_ .,+\-*/%()]+", expression):
+        return "error: only numbers, + - * / // % ** ( ) and functions such as sqrt are understood"
+    try:
+        value = evaluate(parse_quietly(expression.strip(), "eval").body, 0)
+    except (SyntaxError, MemoryError, RecursionError):  # MemoryError: the parser's word for nested too deeply
+        return "error: not an expression"
+    except (ArithmeticError, ValueError, TypeError) as problem:
+        return f"error: {problem}"
+    return str(value) if type(value) is int else f"{value:.12g}"  # 12 digits hide 0.1 + 0.2 = 0.30000000000000004
+
+
+def evaluate(node: ast.AST, depth: int) -> int | float:
+    if depth > MAX_DEPTH:
+        raise ValueError("the expression is nested too deeply")
+    work, args = None, []
+    if isinstance(node, ast.Constant):
+        result = node.value
+    elif isinstance(node, ast.Name) and node.id in ("pi", "e"):
+        result = getattr(math, node.id)
+    elif isinstance(node, ast.UnaryOp | ast.BinOp) and type(node.op) in OPERATORS:
+        work, args = OPERATORS[type(node.op)], [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS and not node.keywords:
+        work, args = FUNCTIONS[node.func.id], node.args
+    else:
+        raise ValueError(f"{type(node).__name__} is not understood")
+    if work:
+        args = [evaluate(arg, depth + 1) for arg in args]
+        if work is operator.pow and len(args) == 2 and all(type(a) is int for a in args) and args[0].bit_length() * abs(args[1]) > MAX_POWER_BITS:
+            raise ValueError("the power is too large")
+        if work is round and len(args) == 2 and abs(args[1]) > 300:
+            raise ValueError("round takes at most 300 digits")  # 10**digits is computed inside
+        result = work(*args)
+    if type(result) not in (int, float):  # text, True, complex
+        raise ValueError("not a real number")
+    if not abs(result) <= MAX_NUMBER:  # written so that NaN fails too
+        raise ValueError("a number is too large")
+    return result
+
+
+# name -> (category, required arguments, optional arguments), as in open-compass/GTA
+GTA_TOOLS = {
+    "OCR": ("perception", ("image",), ()), "ImageDescription": ("perception", ("image",), ()),
+    "RegionAttributeDescription": ("perception", ("image", "bbox", "attribute"), ()), "TextToBbox": ("perception", ("image", "text"), ("top1",)),
+    "DrawBox": ("operation", ("image", "bbox"), ("annotation",)), "AddText": ("operation", ("image", "text", "position"), ("color",)),
+    "GoogleSearch": ("operation", ("query",), ("k",)), "Calculator": ("logic", ("expression",), ()), "Solver": ("logic", ("command",), ()),
+    "Plot": ("logic", ("command",), ()), "MathOCR": ("logic", ("image",), ()), "CountGivenObject": ("logic", ("image", "text"), ("bbox",)),
+    "TextToImage": ("creativity", ("keywords",), ()), "ImageStylization": ("creativity", ("image", "instruction"), ()),
+    "Crop": ("none", ("image", "bbox"), ())}  # not one of the 14: it hands a part of a picture to the others
+Vlm = Callable[[Image.Image, str], str]  # (picture, question) -> answer; it is called in a thread, so it must set torch.no_grad() itself
+
+
+def run_tool(name: str, arguments: dict, files: dict[str, Path | Image.Image], vlm: Vlm | None = None, seconds: float = 30.0) -> tuple[str, str]:
+    """Calls a tool: (status, observation), with status ok, error or unavailable; nothing is raised.
+
+    `files`: the names that arguments may use ("image/image_1.jpg") -> paths or pictures; nothing else can be opened. A picture that a
+    tool makes is added as "picture_1", ... A tool that hangs for `seconds` is given up."""
+    status, made = guarded(partial(use_tool, name, arguments, files, vlm, seconds), seconds)
+    if isinstance(made, Image.Image):
+        files[key := f"picture_{1 + sum(key.startswith('picture_') for key in files)}"] = made
+        made = key
+    return status, made
+
+
+def use_tool(name: str, given: dict, files: dict, vlm: Vlm | None, seconds: float) -> str | Image.Image:
+    """The work of one tool. NotImplementedError: not here; any other error: an unknown tool, arguments that do not fit."""
+    _, required, optional = GTA_TOOLS.get(name, ((), (), ())) if isinstance(name, str) else ((), (), ())
+    if not required:
+        raise ValueError(f"there is no tool {str(name)[:40]!r}")
+    if not isinstance(given, dict) or set(required) - set(given) or set(given) - {*required, *optional}:
+        raise ValueError(f"{name} takes {', '.join((*required, *optional))}, not {list(given)[:8] if isinstance(given, dict) else given}")
+    if name == "Calculator":
+        return calculate(given["expression"])
+    if name in ("Solver", "Plot", "GoogleSearch", "TextToBbox", "MathOCR", "TextToImage", "ImageStylization"):
+        raise NotImplementedError(name + (" would execute a model's code" if name in ("Solver", "Plot") else " needs the network or a large model"))
+    if not isinstance(given["image"], str) or given["image"] not in files:
+        raise ValueError(f"there is no file {str(given['image'])[:80]!r}; files: {', '.join(list(files)[:8]) or 'none'}")
+    picture = files[given["image"]]
+    picture = picture.convert("RGB") if isinstance(picture, Image.Image) else read_image(picture, given["image"])
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(8, picture.height // 19))
+    if name == "OCR":
+        if not shutil.which("tesseract"):
+            raise NotImplementedError("OCR needs tesseract (apt install tesseract-ocr)")
+        with tempfile.TemporaryDirectory() as folder:  # it gets a file and no shell
+            picture.save(path := Path(folder) / "picture.png")
+            done = subprocess.run(["tesseract", str(path), "stdout"], capture_output=True, text=True, timeout=seconds, check=True)
+        return done.stdout.strip() or "no text found"
+    if name == "AddText":
+        anchor, places = str(given["position"]), [(m := picture.width // 20, side // 2, side - m) for side in picture.size]
+        if re.fullmatch(r"[lmr][tmb]", anchor):  # lt, mm, rb, ...; else "(x, y)" of the text's lower left corner in px
+            xy = places[0]["lmr".index(anchor[0])], places[1]["tmb".index(anchor[1])]
+        else:
+            xy, anchor = read_numbers(anchor, 2), "lb"
+        pen.text(xy, one_line(str(given["text"]), 200), str(given.get("color") or "red")[:20], font, anchor)
+        return picture
+    if given.get("bbox") is not None:
+        x1, y1, x2, y2 = box = [int(min(max(v, 0), side)) for v, side in zip(read_numbers(given["bbox"], 4), picture.size * 2, strict=True)]
+        if x1 >= x2 or y1 >= y2:
+            raise ValueError(f"the box {str(given['bbox'])[:40]!r} is empty on this picture")
+        if name == "DrawBox":
+            pen.rectangle(box, outline="red", width=2)
+            pen.text((x1, y1), one_line(str(given.get("annotation") or ""), 200), fill="red", anchor="lb", font=font)
+            return picture
+        picture = picture.crop(box)
+    if name == "Crop":
+        return picture
+    if vlm is None:
+        raise NotImplementedError(f"{name} needs a vision-language model (--tool_agent)")
+    if name == "CountGivenObject":
+        found = re.search(r"\d+", str(vlm(picture, f"How many {str(given['text'])[:200]} are in the image? Answer with a number.")))
+        return found.group() if found else "0"  # as GTA's own tool
+    what = "image in detail" if name == "ImageDescription" else f"{str(given['attribute'])[:200]} of this part of an image"
+    return str(vlm(picture, f"Describe the {what}."))
+
+
+def read_numbers(text: object, count: int) -> list[float]:
+    """The numbers in a text such as "(10, 20, 30, 40)"; ValueError unless there are `count`."""
+    found = re.findall(r"-?\d{1,6}(?:\.\d{1,6})?", str(text)[:200])
+    if len(found) != count:
+        raise ValueError(f"{count} numbers are needed, got {str(text)[:40]!r}")
+    return [float(number) for number in found]
+
+
+class ToolTask:
+    """A question of GTA or GAIA with the toy worlds' methods: calls go to the toolbox, an answer ends it. `said` is what a predictions
+    file would hold (a call with "error" where its tool gave none)."""
+
+    oracle_steps, max_steps = 0, 10  # nobody knows the oracle's
+
+    def __init__(self, episode: Episode, history: int, vlm: Vlm | None = None):
+        self.episode, self.keep, self.vlm = episode, history, vlm
+
+    def reset(self, seed: int) -> tuple[Observation, dict]:
+        self.past, self.files, self.said = [], dict(self.episode.raw["files"]), {"answer": None, "tool_calls": []}
+        return self.observe(), {}
+
+    def observe(self) -> Observation:
+        return Observation(self.episode.instruction, self.episode.steps[0].screenshot, tuple(self.past[-self.keep:] if self.keep else ()))
+
+    def oracle(self, *_) -> list:
+        return []
+
+    visible = oracle
+
+    def step(self, action: Action | None, said: str | None = None) -> tuple[Observation, float, bool, bool, dict]:
+        status, text = "impossible", "error: a tool call or an answer is expected"
+        if action and action.kind == "call":
+            call = read_call(action.text)
+            status, text = run_tool(call["name"], call["arguments"], self.files, self.vlm)
+            self.said["tool_calls"].append(call | ({} if status == "ok" else {"error": text}))
+        elif action and action.kind == "answer":
+            status, self.said["answer"] = "ok", action.text
+        self.past.append(one_line(f"{action or said} = {text}"))
+        over = action is not None and action.kind in TERMINAL
+        return self.observe(), 0.0, over, len(self.past) >= self.max_steps, {"result": status, "success": False}
+
+
+def call_text(name: str, arguments: dict) -> str:
+    """The text of a call: 'Calculator {"expression": "3+4"}'."""
+    try:
+        return one_line(f"{name} {json.dumps(arguments, ensure_ascii=False, default=str)}")
+    except TypeError:  # keys that JSON does not have
+        return one_line(f"{name} {arguments}")
+
+
+def read_call(text: str) -> dict:
+    """The reverse; "arguments" is what stands there when it is not JSON, and the tool then says what it takes."""
+    name, _, arguments = text.partition(" ")
+    with suppress(BadRecord):
+        arguments = parse_json(arguments, "arguments")
+    return {"name": name, "arguments": arguments}
+
+
 def main() -> None:
     """Draw an oracle episode as a film strip."""
     import argparse
 
-    parser = argparse.ArgumentParser(description="Draw an oracle episode of the toy GUI as a film strip.")
-    parser.add_argument("--split", default="train", choices=SPLITS)
+    parser = argparse.ArgumentParser(description="Draw an oracle episode of a toy world as a film strip.")
+    parser.add_argument("--env", default="toy-gui", choices=("toy-gui", "toy-tools"))
+    parser.add_argument("--split", default="train", help=f"toy-gui: {', '.join(SPLITS)}; toy-tools: {', '.join(ToyTools.splits)}")
     parser.add_argument("--seed", type=int, default=0, help="which task of the split")
     parser.add_argument("--scale", type=int, default=3, help="1: 128 x 96 px, as the tiny model sees it")
     parser.add_argument("--picture", default="oracle.png", help="where the film strip goes")
     args = parser.parse_args()
+    from agent import play
+    from envs import TOYS, execute  # this file once more, as the module that the others know
+    from eval import draw_episode, oracle_planner
     try:
-        env = ToyGUI(args.split, args.scale)
-        observation, _ = env.reset(args.seed)
-    except ValueError as error:
-        die(str(error))
-    screens, said = [observation.screenshot()], []
-    while not said or said[-1] != "done":
-        action = env.oracle(1)[0]
-        said.append(str(action))
-        screens.append(env.step(action)[0].screenshot())
-    w, h = screens[0].size
-    strip = Image.new("RGB", (4 * (w + 8) + 8, 24 + math.ceil(len(said) / 4) * (h + 26)), "white")
-    pen = ImageDraw.Draw(strip)
-    pen.text((8, 4), observation.instruction, fill="black", font=_font(15))
-    for i, (screen, text) in enumerate(zip(screens, said, strict=False)):
-        x, y = 8 + (i % 4) * (w + 8), 24 + (i // 4) * (h + 26)
-        strip.paste(screen, (x, y))
-        pen.text((x, y + h + 3), f"{i + 1} {text}", fill="black", font=_font(14))
-    try:
-        strip.save(args.picture)
+        p = play(oracle_planner(5), [TOYS[args.env](args.split, args.scale)], [args.seed], execute, 5)[0]
+        draw_episode(p, args.picture, scale=1)
     except (OSError, ValueError) as error:
-        die(f"cannot write {args.picture}: {error}")
-    print(f"task: {observation.instruction}\noracle: {'; '.join(said)}\nsolved: {env.solved()}, {len(said)} steps; picture in {args.picture}")
+        die(f"cannot draw {args.picture}: {error}")
+    print(f"task: {p.observations[0].instruction}\noracle: {'; '.join(str(plan[0]) for plan in p.forecasts)}\n"
+          f"solved: {p.success}, {len(p.results)} steps; picture in {args.picture}")
 
 
 if __name__ == "__main__":

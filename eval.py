@@ -17,11 +17,12 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import string
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -33,8 +34,9 @@ from tqdm import tqdm
 
 from agent import Planner, Play, play, policy_planner, read_run, run_policy, torch
 from envs import (
-    SPLITS,
-    VALUES,
+    GTA_TOOLS,
+    NUMBERS,
+    TOYS,
     Action,
     BadRecord,
     Box,
@@ -43,7 +45,7 @@ from envs import (
     Point,
     Report,
     Step,
-    ToyGUI,
+    ToolTask,
     _font,
     die,
     execute,
@@ -53,6 +55,7 @@ from envs import (
     numbers,
     one_line,
     parse_json,
+    read_call,
 )
 from rewards import repetitions, similarity
 
@@ -71,24 +74,22 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def random_planner(seed: int = 0) -> Planner:
-    """The floor: a random visible element, word or gesture."""
+    """The floor: a random visible element, word or gesture; a random call or answer."""
     rng = random.Random(seed)
 
     def plan(_observations, envs):
-        moves = [[Action("click", label) for label, _ in env.visible()] + [Action("type", rng.choice(VALUES)), Action("scroll", "down"),
-                                                                          Action("back"), Action("done")] for env in envs]
-        return [([rng.choice(m)], 0) for m in moves]
+        return [([rng.choice([*env.moves(rng), Action("done"), Action("answer", rng.choice(NUMBERS))])], 0) for env in envs]
 
     return plan
 
 
 def oracle_planner(horizon: int) -> Planner:
-    """The ceiling: the oracle names what stands on the screen, so that the tool agent finds it."""
+    """The ceiling: the oracle names what stands on the screen, so that the tool agent finds it, and calls tools by their own names."""
 
     def plan(_observations, envs):
         plans = []
         for env in envs:
-            forecast = env.oracle(horizon)
+            forecast = env.oracle(horizon, exact=True) if isinstance(env, TOYS["toy-tools"]) else env.oracle(horizon)
             if forecast[0].point:
                 label = next(label for label, box in env.visible() if inside(forecast[0].point, box))
                 forecast[0] = Action("click", label, forecast[0].point)
@@ -99,12 +100,12 @@ def oracle_planner(horizon: int) -> Planner:
 
 
 def evaluate_toy(planner: Planner, split: str, n: int, horizon: int, history: int, scale: int = 1, carry: bool = False,
-                 batch: int = 100, progress=None) -> tuple[dict, list[Play]]:
+                 batch: int = 100, progress=None, world: str = "toy-gui") -> tuple[dict, list[Play]]:
     """Play seeds 0..n-1 of a toy split; returns the metrics of the module docstring and the plays."""
     plays = []
     for start in range(0, n, batch):
         seeds = range(start, min(start + batch, n))
-        plays += play(planner, [ToyGUI(split, scale, history) for _ in seeds], seeds, execute, horizon, carry)
+        plays += play(planner, [TOYS[world](split, scale, history) for _ in seeds], seeds, execute, horizon, carry)
         if progress:
             progress(len(seeds))
     return toy_metrics(plays, horizon), plays
@@ -399,30 +400,32 @@ def metrics(name: str, protocol: str) -> Callable[[list[dict], str], dict]:
     return {"androidcontrol": android_control_metrics, "gui-odyssey": odyssey_sums, "mind2web": mind2web_metrics}[name]
 
 
-def read_predictions(path: str | Path) -> tuple[dict[str, Action | None], list[str]]:
-    """{"<episode_id>/<step>": action} from JSON lines {"id", "action": {"kind", "point": [x, y] or null, "text"}}, and the faults as
-    "file:line: why". A line with an id but no valid action counts as a wrong answer (None); of two lines with one id the first counts.
-    ValueError when the file cannot be read."""
-    actions, faults = {}, []
+def parse_action(record: dict) -> Action:
+    """A line {"id", "action": {"kind", "point": [x, y] or null, "text"}}."""
+    action = get(record, "action", dict)
+    point, text = action.get("point"), get({"text": "", **action}, "text")
+    return Action(get(action, "kind"), one_line(text), None if point is None else tuple(numbers(point, 2, "point")))
+
+
+def read_predictions(path: str | Path, parse: Callable = parse_action) -> tuple[dict[str, object], list[str]]:
+    """{id: parse(line)} from JSON lines with an "id", and the faults as "file:line: why". A line with an id that cannot be parsed counts as a
+    wrong answer (None); of two lines with one id the first counts. ValueError when the file cannot be read."""
+    found, faults = {}, []
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                ident = None
                 try:
                     record = parse_json(line, "line")
-                    ident = get(record, "id")
-                    if ident in actions:
+                    ident = str(record["id"]) if isinstance(record, dict) and type(record.get("id")) is int else get(record, "id")
+                    if ident in found:
                         raise BadRecord(f"id: {ident} is there twice")
-                    actions[ident] = None
-                    action = get(record, "action", dict)
-                    point, text = action.get("point"), get({"text": "", **action}, "text")
-                    point = None if point is None else tuple(numbers(point, 2, "point"))
-                    actions[ident] = Action(get(action, "kind"), one_line(text), point)
+                    found[ident] = None
+                    found[ident] = parse(record)
                 except ValueError as error:   # BadRecord, or Action's own
                     faults.append(f"{path}:{number}: {error}")
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    return actions, faults
+    return found, faults
 
 
 def read_index(path: Path) -> set[str]:
@@ -483,6 +486,177 @@ def score_bench(name: str, root: str | Path, split: str, *, predict: Callable | 
                                 "step_acc": mean(row["correct"] for row in found)} for k, found in sorted(ahead.items())]
     result |= metrics(name, protocol)(rows, split)
     return result, [{key: row[key] for key in ("id", "type_match", "correct")} for row in rows]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tool use: GAIA and GTA. Every rate is in per cent, None where there is nothing to divide by
+# ----------------------------------------------------------------------------------------------------------------------
+# | gaia              | question_scorer, overall and per level                | scorer.py of GAIA's leaderboard                        |
+# | gta, step by step | InstAcc, ToolAcc, ArgAcc, SummAcc over recorded turns | gta_bench.py, every_with_gt                            |
+# | gta, end to end   | AnsAcc and the F1 of tool choice (P, O, L, C)         | gta_bench.py, every                                    |
+# | gta, t3_agent     | AnsAcc by substring, ToolAcc, CodeExec                | MAT-Agent; no source defines the last two, see gta_t3  |
+# Step by step the i-th of tool_calls is what the model said at the record's i-th call after the true turns (null: no call). The officials also
+# score GTA's subjective answers and made pictures, by a sentence model; here only objective answers (a whitelist) are scored.
+
+TOOL_BENCHES, SILENT = ("gta", "gaia"), {"answer": None, "tool_calls": [], "code_ok": None}
+
+
+def parse_run(record: dict) -> dict:
+    """One run from {"id", "answer", "tool_calls": [{"name", "arguments", optional "error"} or null], "code_ok"}; only "id" must be there. An
+    answer that is no text is taken as str(answer)."""
+    answer, calls, ran = record.get("answer"), record.get("tool_calls") or [], record.get("code_ok")
+    named = isinstance(calls, list) and all(c is None or (isinstance(c, dict) and isinstance(c.get("name"), str)) for c in calls)
+    if not named or not isinstance(ran, bool | None):
+        raise BadRecord("code_ok: not true or false" if named else "tool_calls: not a list of {name, arguments}")
+    return {"answer": answer if answer is None else str(answer), "tool_calls": calls, "code_ok": ran}
+
+
+def rate(part: float, whole: int) -> float | None:
+    return 100 * part / whole if whole else None
+
+
+def question_scorer(answer, truth) -> bool:
+    """GAIA's quasi exact match, to the letter: a number, else a list, else a string, as the ground truth is.
+
+    >>> question_scorer("$1,234", "1234"), question_scorer("b; a", "a, b"), question_scorer("Sea gull.", "seagull")
+    (True, False, True)
+    """
+    def number(text: str, default=None) -> float | None:
+        try:
+            return float(text)
+        except ValueError:
+            return default
+
+    def same(ours: str, theirs: str, drop: str = "") -> bool:  # what is no number becomes infinity, so "inf" is matched by any nonsense
+        if (value := number(theirs)) is not None:
+            return number(re.sub("[$%,]", "", ours), math.inf) == value
+        ours, theirs = (re.sub(r"\s", "", text).lower().translate(str.maketrans("", "", drop)) for text in (ours, theirs))
+        return ours == theirs
+
+    answer, truth = str(answer), str(truth)  # None is "None" officially; numbers and lists crash there
+    if number(truth) is None and ("," in truth or ";" in truth):  # inside a list the punctuation counts, outside it does not
+        ours, theirs = re.split("[,;]", answer), re.split("[,;]", truth)
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return same(answer, truth, string.punctuation)
+
+
+def score_gaia(episodes: list[Episode], said: dict[str, dict]) -> tuple[dict, list[dict]]:
+    """AnsAcc overall and per level; a question without a prediction is wrong, one without a public answer is not scored."""
+    truths = [(e.id, e.raw["level"], e.raw["answer"]) for e in episodes]
+    rows = [{"id": i, "correct": None if truth is None else i in said and question_scorer(said[i]["answer"], truth)} for i, _, truth in truths]
+    found = {"answers_private": sum(truth is None for *_, truth in truths), "attachments_missing": sum(e.raw["file_missing"] for e in episodes)}
+    for level in ("", *sorted({level for _, level, truth in truths if truth is not None})):
+        right = [row["correct"] for row, (_, own, truth) in zip(rows, truths, strict=True) if truth is not None and level in ("", own)]
+        scores = {"ans_acc": rate(sum(right), len(right)), "right": sum(right), "n": len(right)}
+        found |= {f"level_{level}": scores} if level else scores
+    return found, rows
+
+
+def gta_objective(answer: str | None, truth: dict) -> bool:
+    r"""GTA's rule: of each whitelist group one alias stands in the answer between word boundaries, and no blacklisted one.
+
+    Aliases are escaped: "3.5" does not match "385". One that begins or ends with a sign, such as "50%", needs a letter or digit on the
+    sign's other side (\b), and a blacklist [[]] forbids any word: quirks of the official rule, kept. An empty answer is wrong.
+    >>> gta_objective("It is 7.75.", {"whitelist": [["7.75", "7.8"]], "blacklist": None})
+    True
+    """
+    def found(aliases) -> bool:
+        return re.search(r"\b(?:" + "|".join(re.escape(str(alias)) for alias in aliases) + r")\b", str(answer), re.IGNORECASE) is not None
+
+    if not answer or not all(found(group) for group in truth["whitelist"]):
+        return False
+    return not (truth.get("blacklist") and found([alias for group in truth["blacklist"] for alias in group]))
+
+
+def gta_steps(episodes: list[Episode], said: dict[str, dict]) -> dict:
+    """InstAcc, ToolAcc, ArgAcc, SummAcc. The denominator of InstAcc leaves out the closing turn of image generation while its numerator does
+    not: so does the official one. `arguments` must be equal as written."""
+    count, summaries = Counter(), []
+    for episode in episodes:
+        ours, gold = said.get(episode.id, SILENT), episode.raw["gt_answer"]
+        count["referenced"] += bool(gold)
+        calls = iter(ours["tool_calls"])
+        for step in episode.steps:
+            if step.action.kind == "answer":
+                count["inst"] += ours["answer"] is not None
+                summaries += [gta_objective(ours["answer"], gold)] if isinstance(gold, dict) else []
+            else:
+                call = next(calls, None) or {"name": None, "error": "none"}
+                same = call["name"] == step.raw["name"]
+                count.update(turns=1, inst=not call.get("error"), tool=same, arg=same and call.get("arguments") == step.raw["arguments"])
+    return {"inst_acc": rate(count["inst"], count["turns"] + count["referenced"]), "tool_acc": rate(count["tool"], count["turns"]),
+            "arg_acc": rate(count["arg"], count["turns"]), "summ_acc_objective": rate(sum(summaries), len(summaries)), "tool_turns": count["turns"]}
+
+
+def gta_end(episodes: list[Episode], said: dict[str, dict]) -> tuple[dict, list[dict]]:
+    """AnsAcc over objective answers, and the F1 of tool choice by category; 1e-5 as in the official script."""
+    rows, gold, made, hits = [], Counter(), Counter(), Counter()
+    for episode in episodes:
+        ours, truth = said.get(episode.id, SILENT), episode.raw["gt_answer"]
+        rows.append({"id": episode.id, "correct": gta_objective(ours["answer"], truth) if isinstance(truth, dict) else None})
+        asked, called = [s.raw["name"] for s in episode.steps if s.action.kind == "call"], [call["name"] for call in ours["tool_calls"] if call]
+        for counter, names in ((made, called), (gold, asked), (hits, [name for name in asked if name in called])):
+            counter.update(GTA_TOOLS[name][0] for name in names if name in GTA_TOOLS)
+    scores = [row["correct"] for row in rows if row["correct"] is not None]
+    found = {"ans_acc_objective": rate(sum(scores), len(scores)), "n_objective": len(scores),
+             "n_subjective": sum(isinstance(e.raw["gt_answer"], list) for e in episodes), "n_image": sum(not e.raw["gt_answer"] for e in episodes)}
+    for name in ("perception", "operation", "logic", "creativity"):  # officially a division by zero where no record asks for one
+        precision, recall = hits[name] / (made[name] + 1e-5), hits[name] / (gold[name] or 1)
+        found[f"f1_{name}"] = 100 * 2 * precision * recall / (precision + recall + 1e-5) if gold[name] else None
+    return found, rows
+
+
+# T3-Agent's own tools, and what of GTA's each can stand for (our proposal: no source gives a mapping).
+T3_TOOLS = {"visualizer": {"ImageDescription", "OCR", "RegionAttributeDescription", "MathOCR"},
+            "objectlocation": {"TextToBbox", "CountGivenObject"}, "ask_search_agent": {"GoogleSearch"}, "image_generator": {"TextToImage"},
+            "image_edit": {"ImageStylization", "DrawBox", "AddText"}, "python": {"Calculator", "Solver", "Plot"}}
+
+
+def gta_t3(episodes: list[Episode], said: dict[str, dict]) -> dict:
+    """T3-Agent's variant. AnsAcc: of each whitelist group some alias is a substring of the answer, lower-cased; no blacklist; records without
+    a whitelist are left out. DEPARTURE: ToolAcc and CodeExec are defined in no source. ToolAcc: the mean share of a record's tools that were
+    called; strict: neither one missing nor one too many. CodeExec: runs whose code ran / runs that say so."""
+    right, shares, strict = [], [], []
+    for episode in episodes:
+        ours, truth = said.get(episode.id, SILENT), episode.raw["gt_answer"]
+        if isinstance(truth, dict):
+            right.append(all(any(str(alias).lower() in (ours["answer"] or "").lower() for alias in group) for group in truth["whitelist"]))
+        called = [{c["name"]} | T3_TOOLS.get(c["name"], set()) for c in ours["tool_calls"] if c]
+        if gold := {step.raw["name"] for step in episode.steps if step.action.kind == "call"}:
+            shares.append(len(gold & set().union(*called)) / len(gold))
+            strict.append(shares[-1] == 1.0 and all(tools & gold for tools in called))
+    ran = [run["code_ok"] for ident, run in said.items() if run.get("code_ok") is not None and any(e.id == ident for e in episodes)]
+    return {"ans_acc": rate(sum(right), len(right)), "ans_acc_over_all": rate(sum(right), len(episodes)), "n": len(right),
+            "tool_acc": rate(sum(shares), len(shares)), "tool_acc_strict": rate(sum(strict), len(strict)),
+            "code_exec": rate(sum(ran), len(ran)), "n_code": len(ran)}
+
+
+def score_tools(name: str, root: str | Path, split: str, *, predictions: str | Path | None = None, planner: Planner | None = None, horizon: int = 1,
+                history: int = 4) -> tuple[dict, list[dict]]:
+    """(what --json writes, the rows {"id", "correct"} of --per_item) of a predictions file, or of a planner that is run with the toolbox (for
+    GTA's step-by-step numbers on the true turns as well). `correct` is null where there is no answer to compare with (image generation,
+    subjective or private answers)."""
+    episodes = list(load_recorded(name, root, split, report := Report()))
+    said, faults = read_predictions(predictions, parse_run) if predictions else ({}, [])
+    on_turns = said = {ident: run or SILENT for ident, run in said.items()}
+    if planner:
+        tasks, on_turns = [ToolTask(episode, history) for episode in episodes], {}
+        for at in range(0, len(tasks), 8):
+            play(planner, tasks[at:at + 8], range(len(tasks[at:at + 8])), execute, horizon)
+        said = {task.episode.id: task.said for task in tasks}
+        for episode in episodes if name == "gta" else ():
+            firsts = [(planner([observe(episode, step, history)], None)[0][0] or [step.action])[0] for step in episode.steps]
+            turns = [(step.action.kind, first.text if first.kind == step.action.kind and first is not step.action else None)
+                     for step, first in zip(episode.steps, firsts, strict=True)]
+            on_turns[episode.id] = {"answer": next((text for kind, text in turns[::-1] if kind == "answer"), None),
+                                    "tool_calls": [text and read_call(text) for kind, text in turns if kind == "call"]}
+    found, rows = score_gaia(episodes, said) if name == "gaia" else gta_end(episodes, said)
+    if name == "gta":
+        found = {"end_to_end": found, "step_by_step": gta_steps(episodes, on_turns), "t3_agent": gta_t3(episodes, said)}
+    known = {episode.id for episode in episodes}
+    return {"protocol": name, "split": split, **found, "records": len(known), "missing_predictions": len(known - said.keys()),
+            "unknown_predictions": len(said.keys() - known), "skipped": sum(report.bad.values()) + len(faults),
+            "why": report.messages[:50] + faults[:50]}, rows
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -679,7 +853,7 @@ def exam(run: str, split: str, n: int) -> dict[str, dict]:
                 planner = random_planner() if name == "random" else oracle_planner(config["horizon"])
             else:
                 planner = policy_planner(run_policy(run, config, None if name == "warmup" else name), config["horizon"])
-            found[name], _ = evaluate_toy(planner, split, n, *shape, carry=config["carry_forecast"], progress=bar.update)
+            found[name], _ = evaluate_toy(planner, split, n, *shape, carry=config["carry_forecast"], progress=bar.update, world=config["env"])
     return found
 
 
@@ -702,10 +876,14 @@ def bench(args: argparse.Namespace) -> dict:
         policy = run_policy(args.run, config)
         predict = lambda seen, horizon: policy_planner(policy, horizon)([seen], None)[0][0]  # noqa: E731
         shape = {"horizon": config["horizon"], "history": config["history"]}
-    found, rows = score_bench(args.bench, args.data, args.split, predict=predict, predictions=args.predictions, protocol=args.protocol,
-                              index=args.index, **shape)
-    if args.per_step:
-        write(Path(args.per_step), "".join(json.dumps(row) + "\n" for row in rows))
+    if args.bench in TOOL_BENCHES:
+        planner = policy_planner(policy, config["horizon"]) if args.run else None
+        found, rows = score_tools(args.bench, args.data, args.split, predictions=args.predictions, planner=planner, **shape)
+    else:
+        found, rows = score_bench(args.bench, args.data, args.split, predict=predict, predictions=args.predictions, protocol=args.protocol,
+                                  index=args.index, **shape)
+    for path in filter(None, (args.per_step, args.per_item)):
+        write(Path(path), "".join(json.dumps(row) + "\n" for row in rows))
     if found["skipped"]:
         print(f"warning: {found['skipped']} records were skipped: {'; '.join(found['why'][:5])}", file=sys.stderr)
     return found
@@ -714,15 +892,18 @@ def bench(args: argparse.Namespace) -> dict:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Examine a trained policy, or another agent's predictions, on held-out tasks.")
     parser.add_argument("--run", help="folder of a run of train.py")
-    parser.add_argument("--bench", default="toy-gui", choices=["toy-gui", *PROTOCOLS], help="what to be examined on")
-    parser.add_argument("--split", help=f"toy-gui: {', '.join(SPLITS)} (default test); recorded benchmarks: see docs/data.md")
-    parser.add_argument("--limit", type=int, default=300, help="toy-gui: number of tasks")
+    parser.add_argument("--bench", choices=[*TOYS, *PROTOCOLS, *TOOL_BENCHES], help="what to be examined on; default: the toy world of the run")
+    parser.add_argument("--split", help=f"{'; '.join(f'{name}: {chr(32).join(toy.splits)}' for name, toy in TOYS.items())} (default test); "
+                                        "recorded benchmarks: see docs/data.md")
+    parser.add_argument("--limit", type=int, default=300, help="toy worlds: number of tasks")
     parser.add_argument("--data", help="root folder of a recorded benchmark")
-    parser.add_argument("--predictions", help="score this file instead of a run: JSON lines {id, action: {kind, point, text}}")
+    parser.add_argument("--predictions", help="score this file instead of a run: JSON lines {id, action: {kind, point, text}}, of gta and "
+                                              "gaia {id, answer, tool_calls: [{name, arguments}], code_ok}")
     parser.add_argument("--protocol", help="scoring rule of a recorded benchmark; the first of its rules is the default")
     parser.add_argument("--index", help="androidcontrol: file of steps to count (OS-Atlas's ac_idx.txt); ROOT/ac_idx.txt is found by itself")
     parser.add_argument("--json", help="write the numbers to this file")
     parser.add_argument("--per_step", help="recorded benchmarks: write one JSON line a step to this file")
+    parser.add_argument("--per_item", help="gta, gaia: write one JSON line {id, correct} a question to this file")
     parser.add_argument("--ablate", action="store_true", help="train and compare arms on the toy world; writes docs/ablation.json and .png")
     parser.add_argument("--arms", default="", help=f"with --ablate, joined by commas; default: all of {', '.join(ARMS)}")
     parser.add_argument("--seeds", type=int, default=5, help="with --ablate: seeds 0 .. seeds-1, warm starts included")
@@ -736,21 +917,21 @@ def main(argv: list[str] | None = None) -> None:
     if bool(args.run) == bool(args.predictions):
         die("give either --run DIR or --predictions FILE")
     try:
-        if args.bench == "toy-gui":
-            args.split = args.split or "test"
-            if args.split not in SPLITS or args.limit < 1 or not args.run:
-                die(f"toy-gui needs --run, --limit of at least 1 and a --split of {', '.join(SPLITS)}")
+        if args.bench in (None, *TOYS):
+            world, args.split = read_run(args.run)["env"] if args.run else "toy-gui", args.split or "test"
+            if args.split not in TOYS[world].splits or args.limit < 1 or not args.run or args.bench not in (None, world):
+                die(f"{args.bench or world} needs --run of that world, --limit of at least 1 and a --split of {', '.join(TOYS[world].splits)}")
             rows = exam(args.run, args.split, args.limit)
-            found = {"protocol": "toy-gui", "split": args.split, "n": args.limit, "policies": rows}
-            print(f"protocol toy-gui, split {args.split}, greedy, n = {args.limit}\n{table(rows)}")
+            found = {"protocol": world, "split": args.split, "n": args.limit, "policies": rows}
+            print(f"protocol {world}, split {args.split}, greedy, n = {args.limit}\n{table(rows)}")
         else:
-            args.split = args.split or {"androidcontrol": "test", "gui-odyssey": "random", "mind2web": "test_task"}[args.bench]
+            args.split = args.split or {"gui-odyssey": "random", "mind2web": "test_task", "gaia": "validation"}.get(args.bench, "test")
             found = bench(args)
             print(json.dumps({k: v for k, v in found.items() if k != "why"}, indent=1))
         if args.json:
             write(Path(args.json), json.dumps(found, indent=1))
-    except ValueError as error:
-        die(str(error))
+    except (ValueError, OSError) as error:
+        die(one_line(str(error)))
 
 
 def main_ablate(args: argparse.Namespace) -> None:

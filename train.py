@@ -51,12 +51,12 @@ from agent import (
     trainable,
 )
 from envs import (
-    COLS,
     DISMISS,
+    ITEMS,
     LOADERS,
-    ROWS,
     SCREEN_WORDS,
-    SPLITS,
+    TOOL_WORDS,
+    TOYS,
     VALUES,
     Action,
     BadRecord,
@@ -64,9 +64,10 @@ from envs import (
     Observation,
     Report,
     ToyGUI,
+    ToyTools,
     demonstration,
     die,
-    ground,
+    execute_forecasts,
     load_recorded,
     mix,
     stream_shuffled,
@@ -91,6 +92,7 @@ class Config:
     seed: int = flag(0, "decides everything drawn at random: tasks, warm start, adapters, samples")
     stages: str = flag("warmup,stage1,stage2", "what to run; leave out a stage for an ablation")
     resume: bool = flag(False, "go on from checkpoint.pt of output_dir; the result is the same as of a run that was never stopped")
+    env: str = flag("toy-gui", "toy-gui or toy-tools: the world to train in; its model speaks no other world's words")
     data: str = flag("", "recorded data in place of the toy GUI: name:ROOT, several joined by commas, each with an optional *weight; "
                          "names: androidcontrol, gui-odyssey, mind2web, agentnet (docs/data.md)")
     model: str = flag("", "name or path of a Qwen-VL; empty: the project's tiny one, which the warm start teaches to read and to act")
@@ -160,8 +162,10 @@ def parse_config(argv: list[str] | None = None) -> Config:
     for name in ("gamma", "demo_noise"):
         if not getattr(config, name) <= 1:
             die(f"--{name} {getattr(config, name)}: must be at most 1")
-    if config.eval_split not in SPLITS:
-        die(f"--eval_split {config.eval_split}: choose one of {', '.join(SPLITS)}")
+    if config.env not in TOYS:
+        die(f"--env {config.env}: choose one of {', '.join(TOYS)}")
+    if config.eval_split not in (splits := TOYS[config.env].splits):
+        die(f"--eval_split {config.eval_split}: choose one of {', '.join(splits)}")
     for name, choices in (("credit", ("step", "trajectory")), ("order", ("near", "far"))):
         if getattr(config, name) not in choices:
             die(f"--{name} {getattr(config, name)}: choose {' or '.join(choices)}")
@@ -192,13 +196,14 @@ def warm_base(config: Config) -> Path:
     """Folder of the warm-started model for these settings, made if it is not there yet."""
     if config.model:
         return Path(config.model)
-    names = ("seed", "order", "history", "train_tasks", "demo_noise", "reading_steps", "warmup_steps", "warmup_batch", "warmup_lr", "warmup_horizon")
+    names = ("env", "seed", "order", "history", "train_tasks", "demo_noise", "reading_steps", "warmup_steps", "warmup_batch", "warmup_lr",
+             "warmup_horizon")
     made_by = {name: getattr(config, name) for name in names}
     folder = Path(config.warmup_dir) / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]
     if (folder / "warmup.json").exists():
         return folder
     work = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")  # renamed when it is whole: two runs may warm up side by side
-    make_tiny(work, TOY_WORDS, config.seed)
+    make_tiny(work, TOY_WORDS if config.env == "toy-gui" else TOOL_WORDS, config.seed)
     policy = load_policy(work)
     policy.far_first = config.order == "far"
     reading = teach_reading(policy, config)
@@ -238,27 +243,30 @@ def teach_reading(policy: Policy, config: Config) -> float:
     return sum(right) / len(right)
 
 
-def reading_targets(screens: list[ToyGUI], vocabulary: dict[str, int]) -> tuple:
+def reading_targets(screens: list[ToyGUI | ToyTools], vocabulary: dict[str, int]) -> tuple:
     """For each cell of each screen a distribution over words [n, V] and a weight [n]. A cell in which a word begins names that word and,
     with a quarter of the weight, the icon left of it: the language model then finds what a thing is called and what it is in one token."""
-    wanted, weight = torch.zeros(len(screens) * ROWS * COLS, len(vocabulary)), torch.ones(len(screens) * ROWS * COLS)
+    cols, rows = screens[0].grid
+    wanted, weight = torch.zeros(len(screens) * rows * cols, len(vocabulary)), torch.ones(len(screens) * rows * cols)
     for s, cells in enumerate(screen.cells() for screen in screens):
-        for i in range(ROWS * COLS):
-            word, left = cells.get((i % COLS, i // COLS), "<blank>"), cells.get((i % COLS - 1, i // COLS), "")
+        for i in range(rows * cols):
+            word, left = cells.get((i % cols, i // cols), "<blank>"), cells.get((i % cols - 1, i // cols), "")
             both = left.startswith("<") and not word.startswith("<")
-            wanted[s * ROWS * COLS + i, vocabulary[word]] = 0.75 if both else 1.0
+            wanted[s * rows * cols + i, vocabulary[word]] = 0.75 if both else 1.0
             if both:
-                wanted[s * ROWS * COLS + i, vocabulary[left]] = 0.25
+                wanted[s * rows * cols + i, vocabulary[left]] = 0.25
             if word == "<blank>":
-                weight[s * ROWS * COLS + i] = 0.1  # most cells are empty
+                weight[s * rows * cols + i] = 0.1  # most cells are empty
     return wanted, weight
 
 
-def random_screen(rng: random.Random, config: Config) -> ToyGUI:
+def random_screen(rng: random.Random, config: Config) -> ToyGUI | ToyTools:
     """A training task some random clicks later, so that all words and icons are seen on all kinds of screens. Three in ten have
     their bars at the bottom: a hub model's eyes have seen such screens. What to do on them is taught nowhere (split `layout`)."""
-    env = ToyGUI("train")
+    env = TOYS[config.env]("train")
     env.reset(rng.randrange(config.train_tasks))
+    if config.env == "toy-tools":  # its picture does not change
+        return env
     env.task = dataclasses.replace(env.task, flipped=rng.random() < 0.3)
     for _ in range(rng.randrange(8)):
         env.step(env.oracle(1)[0] if rng.random() < 0.5 else env.point_at(rng.choice(env.elements())))
@@ -310,14 +318,15 @@ def imitation_step(policy: Policy, config: Config, rng: random.Random, optimizer
 
 def demonstrated(config: Config, rng: random.Random, horizon: int) -> list[tuple[Observation, tuple[Action, ...]]]:
     """Two states of one demonstration, each with the reference for its next `horizon` steps."""
-    record = demonstration("train", rng.randrange(config.train_tasks), config.warmup_horizon, config.demo_noise, config.history)
+    record = demonstration("train", rng.randrange(config.train_tasks), config.warmup_horizon, config.demo_noise, config.history, world=config.env)
     found = []
     for i in rng.sample(range(len(record)), 2):
         plan = ()
         if i and rng.random() < 0.5:
             plan = record[i - 1].reference[1:horizon]
             if rng.random() < 0.4:
-                plan = tuple(Action("click", rng.choice(SCREEN_WORDS)) if rng.random() < 0.3 else a for a in plan[: rng.randint(0, horizon)])
+                other = ("click", SCREEN_WORDS, "") if config.env == "toy-gui" else ("call", ITEMS, "read ")
+                plan = tuple(Action(other[0], other[2] + rng.choice(other[1])) if rng.random() < 0.3 else a for a in plan[: rng.randint(0, horizon)])
         found.append((dataclasses.replace(record[i].observation, plan=tuple(plan)), record[i].reference[:horizon]))
     return found
 
@@ -331,9 +340,9 @@ def gate(policy: Policy, config: Config, n: int = 400) -> dict:
     Passed: a plan costs at most 5 points, and 90 % of the dialogs are closed with it."""
     rng, states = random.Random(f"gate {config.seed}"), []
     while len(states) < n:
-        record = demonstration("dev", len(states), GATE_HORIZON, config.demo_noise, config.history)
+        record = demonstration("dev", len(states), GATE_HORIZON, config.demo_noise, config.history, world=config.env)
         i = rng.randrange(len(record))
-        other = demonstration("dev", len(states) + 1, GATE_HORIZON, 0.0, config.history)[0].reference
+        other = demonstration("dev", len(states) + 1, GATE_HORIZON, 0.0, config.history, world=config.env)[0].reference
         states.append((record[i], record[max(0, i - 1)].reference[1:], other))
     found, how = {}, Sampling(GATE_HORIZON, 1, 0.0, policy.max_new_tokens(GATE_HORIZON))
     for name, plans in (("without", [()] * n), ("with_plan", [s[1] for s in states]), ("misled", [s[2] for s in states])):
@@ -352,6 +361,7 @@ def names_target(action: Action, example: Example) -> bool:
     """Whether an action says what the reference does, by either name of the element."""
     truth = example.reference[0]
     names = [label for label, box in example.elements if box in example.boxes] + [truth.text]
+    names += [goal.text.partition(" = ")[0] for goal in example.goals[:1]]  # a tool by its own name
     return any(similarity(action, dataclasses.replace(truth, text=name)) == 1.0 for name in names)
 
 
@@ -375,7 +385,7 @@ def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iter
     for update in itertools.count(first):
         rng, drawn = random.Random(f"draw {config.seed} {stage} {update}"), []
         for _ in range(config.prompts_per_update):
-            record = demonstration("train", rng.randrange(config.train_tasks), config.horizon, config.demo_noise, config.history)
+            record = demonstration("train", rng.randrange(config.train_tasks), config.horizon, config.demo_noise, config.history, world=config.env)
             i = rng.randrange(len(record))
             drawn.append((record[i], record[i - 1] if i else None, record[i - 2].reference[1:] if i > 1 else ()))
         examples = [example for example, _, _ in drawn]
@@ -418,8 +428,12 @@ def recorded_examples(config: Config, stage: str, first: int) -> Iterator[list[E
         examples = []
 
 
-def score(groups: list[Group], stage: str, config: Config) -> None:
-    """Fill in reward terms and advantages. Stage 2 asks the frozen tool agent what it makes of the first forecast step."""
+def score(groups: list[Group], stage: str, config: Config) -> dict[str, float]:
+    """Fill in reward terms and advantages. Stage 2 asks the frozen tool agent what it makes of the first forecast step. Returns tool_errors:
+    the share of first steps whose tool raised or hung (they are paid 0)."""
+    said = [(r.forecast[0], g.example) for g in groups for r in g.rollouts if r.forecast and stage == "stage2"]
+    answers = execute_forecasts(said)
+    waiting = iter(answers)
     for group in groups:
         truth = group.example
         for r in group.rollouts:
@@ -427,13 +441,15 @@ def score(groups: list[Group], stage: str, config: Config) -> None:
                 r.reward_terms, r.step_rewards = trajectory_reward(r.forecast, truth.reference, config.horizon, config.gamma, config.lambda_align,
                                                                    config.lambda_rep, r.parse_error is None)
             else:
-                executed = ground(r.forecast[0], truth.elements, truth.key) if r.forecast else None
-                value = grounded_reward(executed, truth.reference[0], truth.boxes)
+                executed = next(waiting) if r.forecast else None
+                value = max(grounded_reward(executed, goal, truth.boxes) for goal in truth.goals or truth.reference[:1])
                 r.reward_terms, r.step_rewards = {"grounded": value, "reward": value}, [value] + [0.0] * config.horizon
         written = slice(None, None, -1 if config.order == "far" else 1)  # what is written later can depend on what is written earlier
         advantages = group_advantages(np.array([r.step_rewards for r in group.rollouts])[:, written], config.credit, config.std_normalise)[:, written]
         for r, a in zip(group.rollouts, advantages.tolist(), strict=True):
             r.advantages = a
+    broken = sum(a is not None and a.kind == "call" and a.text.endswith("= broken") for a in answers)
+    return {"tool_errors": broken / max(1, len(said))} if stage == "stage2" else {}
 
 
 def grpo_loss(logprobs, old_logprobs, advantages, mask, normaliser: int, clip_low: float = 0.2, clip_high: float = 0.2,
@@ -529,10 +545,10 @@ def run_stage(policy: Policy, config: Config, stage: str, run: "Run") -> None:
             die(str(error))
         prompts = encode(policy, [e.observation for e in examples], config.horizon)
         groups = [Group(*parts) for parts in zip(examples, prompts, sample(policy, prompts, how, generator), strict=True)]
-        score(groups, stage, config)
+        errors = score(groups, stage, config)
         for part in optimizer.param_groups:
             part["lr"] = config.learning_rate * (1 - update / total)
-        line = {"stage": stage, "update": update} | summary(groups) | update_policy(policy, groups, config, optimizer)
+        line = {"stage": stage, "update": update} | summary(groups) | errors | update_policy(policy, groups, config, optimizer)
         flat = flat + 1 if line["frac_zero_std"] > 0.9 else 0
         if flat == 10:
             tqdm.write("warning: for 10 updates more than 90 % of the groups had equal rewards, so there is almost nothing to learn from; "
@@ -579,6 +595,7 @@ class Run:
             before = json.loads(path.read_text())
             if not isinstance(before, dict):
                 raise ValueError("not an object")
+            before.setdefault("env", "toy-gui")  # older runs know no other world
         except ValueError as error:
             die(f"--resume: {path} is damaged: {error}")
         now = dataclasses.asdict(self.config)
@@ -634,7 +651,7 @@ class Run:
         draw_curves([json.loads(line) for line in lines], self.results[split], split, self.folder / "curves.png")
         if c.data:
             return
-        _, plays = evaluate_toy(policy_planner(policy, c.horizon), split, 20, c.horizon, c.history, carry=c.carry_forecast)
+        _, plays = evaluate_toy(policy_planner(policy, c.horizon), split, 20, c.horizon, c.history, carry=c.carry_forecast, world=c.env)
         solved = [p for p in plays if p.success] or plays
         draw_episode(max(solved, key=lambda p: len(p.results)), self.folder / "episode.png")
         print(f"pictures: {self.folder / 'curves.png'}, {self.folder / 'episode.png'}; numbers: {self.folder / 'results.json'}")
@@ -646,7 +663,7 @@ class Run:
             return  # recorded data have no episodes to play: eval.py --bench scores them
         if name not in self.results[split]:
             with tqdm(total=c.eval_tasks, desc=f"exam: {name}", unit="task", mininterval=1) as bar:
-                found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, carry=c.carry_forecast, progress=bar.update)
+                found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, carry=c.carry_forecast, progress=bar.update, world=c.env)
             self.results[split][name] = found
             write(self.folder / "results.json", json.dumps(self.results, indent=1))
         found = self.results[split][name]

@@ -14,7 +14,7 @@ from test_agent import nudge, observe, plain_logprobs
 import agent
 import train
 from agent import Group, Policy, Rollout, Sampling, encode, load_policy, sample, trainable
-from envs import Example, ToyGUI, ground
+from envs import TOYS, Example, ToyGUI, ground
 from rewards import grounded_reward, group_advantages, trajectory_reward
 from train import Config, Run, grpo_loss, has_signal, parse_config, run_stage, score, update_policy
 
@@ -368,7 +368,8 @@ def test_defaults_are_the_config():
 @pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda f: f.name)
 def test_every_field_is_a_flag_with_its_reason(field, tmp_path):
     special = {"credit": "trajectory", "order": "far", "stages": "warmup,stage2", "eval_split": "dev", "data": f"androidcontrol:{tmp_path}",
-               "gamma": 0.5, "demo_noise": 0.5, "output_dir": "elsewhere", "model": "somewhere", "warmup_dir": "there"}
+               "gamma": 0.5, "demo_noise": 0.5, "output_dir": "elsewhere", "model": "somewhere", "warmup_dir": "there",
+               "env": "toy-tools"}
     value = special[field.name] if field.name in special else not field.default if isinstance(field.default, bool) else field.default + 1
     name = f"--{'no-' if value is False else ''}{field.name}"
     assert parse_config([name] if isinstance(value, bool) else [name, str(value)]) == dataclasses.replace(Config(), **{field.name: value})
@@ -382,7 +383,8 @@ BAD = {"horizon": (0, -1), "history": (-1,), "group_size": (0, 1), "prompts_per_
        "gamma": (-0.1, 1.1, "nan"), "temperature": (0, -1, "nan"), "demo_noise": (-0.1, 1.1, "nan"), "lambda_rep": (-0.1, "nan"),
        "lambda_align": (-0.1, "nan"), "kl_weight": (-0.1, "nan"), "clip_low": (-0.1, "nan"), "clip_high": (-0.1, "nan"),
        "learning_rate": (-1e-3, "nan"), "warmup_lr": (-1e-3, "nan"), "max_grad_norm": (0, "nan"), "max_pixels": (-1,),
-       "credit": ("none",), "order": ("middle",), "stages": ("stage3", ""), "eval_split": ("tset",), "data": ("nosuch:/", "androidcontrol:/no/such/folder")}
+       "credit": ("none",), "order": ("middle",), "stages": ("stage3", ""), "eval_split": ("tset", "tool"), "env": ("toy",),
+       "data": ("nosuch:/", "androidcontrol:/no/such/folder")}
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in BAD.items() for v in values])
@@ -401,10 +403,11 @@ def test_what_is_no_value_at_all_ends_with_code_2(argv, capsys):
 
 
 @pytest.mark.slow
-def test_a_whole_small_run_twice(tmp_path, monkeypatch, dies):
+@pytest.mark.parametrize("env", TOYS)
+def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
     monkeypatch.chdir(tmp_path)
     tiny = {"horizon": 2, "group_size": 4, "prompts_per_update": 2, "stage1_updates": 2, "stage2_updates": 2, "reading_steps": 2,
-            "warmup_steps": 2, "warmup_batch": 2, "train_tasks": 20, "eval_tasks": 3, "warmup_dir": "warmup", "threads": 1}
+            "warmup_steps": 2, "warmup_batch": 2, "train_tasks": 20, "eval_tasks": 3, "warmup_dir": "warmup", "threads": 1, "env": env}
     flags = [f"--{name}={value}" for name, value in tiny.items()]
     for name in ("one", "two"):
         train.main([*flags, "--output_dir", name])
