@@ -133,8 +133,8 @@ class Policy:
     def suppressed(self) -> list[int]:
         """Tokens that no answer may contain: all special ones (image pads above all: the next forward would fail), but the end."""
         if not self.banned:  # asked for at every token: worked out once
-            specials = set(self.tokenizer.all_special_ids) | {self.image_token, self.core.config.video_token_id}
-            specials |= {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+            added = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+            specials = {*self.tokenizer.all_special_ids, *added, self.image_token, self.core.config.video_token_id}
             self.banned = sorted(specials - {self.tokenizer.eos_token_id})
         return self.banned
 
@@ -334,8 +334,7 @@ def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Te
 
 
 def _last(x: "torch.Tensor", lengths: "torch.Tensor") -> "torch.Tensor":
-    """[P, L, ...] -> [P, ...] at the last token of each prompt."""
-    return x[torch.arange(len(x), device=x.device), lengths - 1]
+    return x[torch.arange(len(x), device=x.device), lengths - 1]  # [P, L, ...] -> [P, ...] at the last token of each prompt
 
 
 def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch.Tensor":
@@ -384,10 +383,9 @@ def shared_attention(module, query, key, value, attention_mask, scaling=None, sh
 
     if shared is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    P, H, _, d = query.shape
-    K, L, G, C = key.shape[1], shared.width, shared.group_size, shared.completion
+    (P, H, _, d), K, L, G, C = query.shape, key.shape[1], shared.width, shared.group_size, shared.completion
     R, attend = H // K, torch.nn.functional.scaled_dot_product_attention
-    whole = [x[:, :, :L].repeat_interleave(R, 1) for x in (key, value)]                                   # K key heads serve R query heads each
+    whole = (x[:, :, :L].repeat_interleave(R, 1) for x in (key, value))                                   # a key head serves R query heads
     prompt = attend(query[:, :, :L], *whole, scale=scaling, is_causal=True).transpose(1, 2)               # [P, L, H, d]
     if not G:
         shared.kept.append((key, value))
@@ -445,7 +443,7 @@ def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: 
             tokens.append(token)
             logprobs.append(scores.gather(1, token[:, None])[:, 0])
             ended = ended | (token == policy.tokenizer.eos_token_id)
-            if ended.all() or len(tokens) == how.max_new_tokens:
+            if ended.all() or t + 1 == how.max_new_tokens:
                 break
             hidden = step(token, t)
     rows, probs = torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
@@ -477,8 +475,7 @@ def _decoder(policy: Policy, shared: Shared, G: int, positions: "torch.Tensor") 
     text, model = policy.core.config.text_config, policy.core.model.language_model
     (P, K, L, d), H, C = shared.kept[0][0].shape, text.num_attention_heads, positions.shape[1]
     cos, sin = (x[0] if x.ndim == 4 else x for x in model.rotary_emb(shared.kept[0][0], positions.expand(3, -1, -1)))  # [P, C, d]
-    padding = (torch.arange(L, device=cos.device) >= shared.lengths[:, None])[:, None, None]                           # [P, 1, 1, L]
-    padded = bool(padding.any())
+    padding = (torch.arange(L, device=cos.device) >= shared.lengths[:, None])[:, None, None] if shared.lengths.min() < L else None
     layers = [(layer, _joined(a.q_proj, a.k_proj, a.v_proj), _joined(a.o_proj), _joined(m.gate_proj, m.up_proj), _joined(m.down_proj))
               for layer in model.layers for a, m in [(layer.self_attn, layer.mlp)]]
     own = [[x.new_zeros(P, K, G, C, d) for x in pair] for pair in shared.kept]
@@ -496,7 +493,7 @@ def _decoder(policy: Policy, shared: Shared, G: int, positions: "torch.Tensor") 
             keys[:, :, :, t], values[:, :, :, t] = rotate(k, t).transpose(1, 2), v.transpose(1, 2)
             q = (rotate(q, t) * attention.scaling).view(P, G, K, -1, d).transpose(1, 2)                 # [P, K, G, R, d]
             far = q.reshape(P, K, -1, d) @ key.transpose(2, 3)                                          # [P, K, G R, L]
-            far = far.masked_fill(padding, -math.inf) if padded else far
+            far = far if padding is None else far.masked_fill(padding, -math.inf)
             near = q @ keys[:, :, :, : t + 1].transpose(3, 4)                                           # [P, K, G, R, t + 1]
             p = torch.cat([far.view(*q.shape[:-1], L), near], -1).softmax(-1, torch.float32).to(x.dtype)
             mixed = (p[..., :L].reshape(P, K, -1, L) @ value).view(q.shape) + p[..., L:] @ values[:, :, :, : t + 1]

@@ -402,10 +402,12 @@ def test_a_plain_forward_of_the_same_model_is_what_it_was(tuned):
 
 
 @pytest.mark.parametrize("dtype, close", [("float32", 1e-4), ("bfloat16", 0.3)])
-def test_sampling_without_adapters_is_sampling_from_the_base(tuned, tiny, dtype, close):
+def test_sampling_without_adapters_is_sampling_from_the_base(tiny, dtype, close):
     """Folded into fp32 weights or called in bf16: adapters count where they are on, and only there."""
-    tuned.core.to(getattr(torch, dtype))
-    base = load_policy(tiny, dtype=dtype)
+    base, tuned = load_policy(tiny, dtype=dtype), load_policy(tiny, dtype=dtype)
+    agent.add_lora(tuned, 4, 8, 0)
+    for p in trainable(tuned):
+        torch.nn.init.normal_(p, std=0.1)
     prompt = encode(base, [observe(0)], 5)
     draw = lambda policy: sample(policy, prompt, Sampling(5, 4), torch.Generator().manual_seed(0))[0]  # noqa: E731
     with torch.no_grad():
