@@ -120,6 +120,7 @@ class Policy:
     image_processor: object
     peft: object = None
     far_first: bool = False   # forecasts are written from far to near (--order far)
+    banned: list[int] = field(default_factory=list)   # see suppressed()
 
     @property
     def device(self) -> "torch.device":
@@ -135,9 +136,11 @@ class Policy:
 
     def suppressed(self) -> list[int]:
         """Tokens that no answer may contain: all special ones (image pads above all: the next forward would fail), but the end."""
-        specials = set(self.tokenizer.all_special_ids) | {self.image_token, self.core.config.video_token_id}
-        specials |= {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-        return sorted(specials - {self.tokenizer.eos_token_id})
+        if not self.banned:  # asked for at every token: worked out once
+            added = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+            specials = {*self.tokenizer.all_special_ids, *added, self.image_token, self.core.config.video_token_id}
+            self.banned = sorted(specials - {self.tokenizer.eos_token_id})
+        return self.banned
 
     def max_new_tokens(self, horizon: int) -> int:
         """Room for `horizon` lines: three tokens each in the tiny model's whole-word vocabulary, five where it speaks of tools
@@ -336,8 +339,7 @@ def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Te
 
 
 def _last(x: "torch.Tensor", lengths: "torch.Tensor") -> "torch.Tensor":
-    """[P, L, ...] -> [P, ...] at the last token of each prompt."""
-    return x[torch.arange(len(x), device=x.device), lengths - 1]
+    return x[torch.arange(len(x), device=x.device), lengths - 1]  # [P, L, ...] -> [P, ...] at the last token of each prompt
 
 
 def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch.Tensor":
@@ -372,12 +374,12 @@ class Shared:
     completion: int = 0             # C
     kept: list[tuple["torch.Tensor", "torch.Tensor"]] = field(default_factory=list)
 
-    def bias(self, rows: int) -> "torch.Tensor":
-        """What is added to the scores of `rows` query heads that read the same keys: 0 or -inf, [P G, 1, rows C, L + C]."""
+    def bias(self, R: int) -> "torch.Tensor":
+        """What is added to the scores where R query heads read the same keys: 0 or -inf, [P, 1, R C, L + C]."""
         prompt = torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None]           # [P, L]
         own = torch.ones(self.completion, self.completion, dtype=torch.bool, device=self.lengths.device).tril()
-        seen = torch.cat([prompt[:, None].expand(-1, self.completion, -1), own.expand(len(prompt), -1, -1)], 2).repeat(1, rows, 1)
-        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf).repeat_interleave(self.group_size, 0)[:, None]
+        seen = torch.cat([prompt[:, None].expand(-1, self.completion, -1), own.expand(len(prompt), -1, -1)], 2).repeat(1, R, 1)[:, None]
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)
 
 
 def shared_attention(module, query, key, value, attention_mask, scaling=None, shared: Shared | None = None, **kwargs):
@@ -386,17 +388,16 @@ def shared_attention(module, query, key, value, attention_mask, scaling=None, sh
 
     if shared is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    P, H, _, d = query.shape
-    K, L, G, C = key.shape[1], shared.width, shared.group_size, shared.completion
+    (P, H, _, d), K, L, G, C = query.shape, key.shape[1], shared.width, shared.group_size, shared.completion
     R, attend = H // K, torch.nn.functional.scaled_dot_product_attention
-    whole = [x[:, :, :L].repeat_interleave(R, 1) for x in (key, value)]                                   # K key heads serve R query heads each
+    whole = (x[:, :, :L].repeat_interleave(R, 1) for x in (key, value))                                   # a key head serves R query heads
     prompt = attend(query[:, :, :L], *whole, scale=scaling, is_causal=True).transpose(1, 2)               # [P, L, H, d]
     if not G:
         shared.kept.append((key, value))
         return prompt, None
-    both = [torch.cat([x[:, None, :, :L].expand(-1, G, -1, -1, -1), x[:, :, L:].unflatten(2, (G, C)).transpose(1, 2)], 3).flatten(0, 1)
-            for x in (key, value)]                                                                        # [P G, K, L + C, d]
-    own = query[:, :, L:].reshape(P, K, R, G, C, d).permute(0, 3, 1, 2, 4, 5).reshape(P * G, K, R * C, d)
+    both = [torch.cat([x[:, None, :, :L].expand(-1, G, -1, -1, -1), x[:, :, L:].unflatten(2, (G, C)).transpose(1, 2)], 3).flatten(1, 2)
+            for x in (key, value)]                                                                        # [P, G K, L + C, d]
+    own = query[:, :, L:].reshape(P, K, R, G, C, d).permute(0, 3, 1, 2, 4, 5).reshape(P, G * K, R * C, d)
     own = attend(own, *both, attn_mask=attention_mask, scale=scaling)
     return torch.cat([prompt, own.view(P, G, K, R, C, d).permute(0, 1, 4, 2, 3, 5).reshape(P, G * C, H, d)], 1), None
 
@@ -447,7 +448,7 @@ def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: 
             tokens.append(token)
             logprobs.append(scores.gather(1, token[:, None])[:, 0])
             ended = ended | (token == policy.tokenizer.eos_token_id)
-            if ended.all() or len(tokens) == how.max_new_tokens:
+            if ended.all() or t + 1 == how.max_new_tokens:
                 break
             hidden = step(token, t)
     rows, probs = torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
@@ -460,46 +461,51 @@ def _joined(*modules):
     bases = [getattr(m, "base_layer", m) for m in modules]
     if any(type(b) is not torch.nn.Linear or b.weight.dtype != torch.float32 for b in bases):
         return lambda x: torch.cat([m(x) for m in modules], -1)
-    deltas = [[] if m is b or m.disable_adapters else [m.get_delta_weight(a) for a in m.active_adapters] for m, b in zip(modules, bases, strict=True)]
-    weight = torch.cat([sum(d, b.weight) for d, b in zip(deltas, bases, strict=True)])
-    bias = None if bases[0].bias is None else torch.cat([b.bias for b in bases])
+    weights = [b.weight if m is b or m.disable_adapters else sum(map(m.get_delta_weight, m.active_adapters), b.weight)
+               for m, b in zip(modules, bases, strict=True)]
+    weight, bias = torch.cat(weights), None if bases[0].bias is None else torch.cat([b.bias for b in bases])
     return lambda x: torch.nn.functional.linear(x, weight, bias)
 
 
-def _decoder(policy: Policy, shared: Shared, G: int, positions: "torch.Tensor") -> Callable:
-    """The function (tokens [B], t) -> last hidden states [B, H]: writes token t of each completion behind its prompt.
+def _norm(module, x: "torch.Tensor") -> "torch.Tensor":
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)  # one kernel; the module takes six
 
-    The same layers as in the model, without its wrappers, which take longer than the arithmetic. The prompt's keys and values
-    are read once for its G completions. `positions`: [P, C] of the completions' tokens, equal on all three axes.
+
+def _decoder(policy: Policy, shared: Shared, G: int, positions: "torch.Tensor") -> Callable:
+    """The function (tokens [B], t) -> last hidden states [B, H]: puts token t of each completion behind its prompt.
+
+    The model's own layers without their wrappers, which take longer than the arithmetic. Keys and values of a prompt are read
+    once for its G completions, and nothing grows: no copy a token. `positions`: [P, C], equal on all three axes.
     """
     text, model = policy.core.config.text_config, policy.core.model.language_model
-    P, K, L, d = shared.kept[0][0].shape
-    H, C, norm = text.num_attention_heads, positions.shape[1], lambda m, x: torch.nn.functional.rms_norm(x, x.shape[-1:], m.weight, m.variance_epsilon)
-    cos, sin = (x[0] if x.ndim == 4 else x for x in model.rotary_emb(shared.kept[0][0], positions.expand(3, -1, -1)))    # [P, C, d]
-    rotate = lambda x, t: x * cos[:, t, None, None] + torch.cat([-x[..., d // 2:], x[..., : d // 2]], -1) * sin[:, t, None, None]  # noqa: E731
-    hidden = (torch.arange(L, device=cos.device) >= shared.lengths[:, None])[:, None, None] if shared.lengths.min() < L else None
+    (P, K, L, d), H, C = shared.kept[0][0].shape, text.num_attention_heads, positions.shape[1]
+    cos, sin = (x[0] if x.ndim == 4 else x for x in model.rotary_emb(shared.kept[0][0], positions.expand(3, -1, -1)))  # [P, C, d]
+    padding = (torch.arange(L, device=cos.device) >= shared.lengths[:, None])[:, None, None] if shared.lengths.min() < L else None
     layers = [(layer, _joined(a.q_proj, a.k_proj, a.v_proj), _joined(a.o_proj), _joined(m.gate_proj, m.up_proj), _joined(m.down_proj))
               for layer in model.layers for a, m in [(layer.self_attn, layer.mlp)]]
     own = [[x.new_zeros(P, K, G, C, d) for x in pair] for pair in shared.kept]
+
+    def rotate(x, t):
+        return x * cos[:, t, None, None] + torch.cat([-x[..., d // 2:], x[..., : d // 2]], -1) * sin[:, t, None, None]
 
     def step(tokens, t):
         x = model.embed_tokens(tokens).view(P, G, -1)
         for (layer, qkv, out, gate_up, down), (key, value), (keys, values) in zip(layers, shared.kept, own, strict=True):
             attention = layer.self_attn
-            q, k, v = qkv(norm(layer.input_layernorm, x)).view(P, G, -1, d).split([H, K, K], 2)          # [P, G, heads, d]
-            if hasattr(attention, "q_norm"):
-                q, k = norm(attention.q_norm, q), norm(attention.k_norm, k)
+            q, k, v = qkv(_norm(layer.input_layernorm, x)).view(P, G, -1, d).split([H, K, K], 2)        # [P, G, heads, d]
+            if hasattr(attention, "q_norm"):  # not in Qwen2-VL and 2.5
+                q, k = _norm(attention.q_norm, q), _norm(attention.k_norm, k)
             keys[:, :, :, t], values[:, :, :, t] = rotate(k, t).transpose(1, 2), v.transpose(1, 2)
-            q = (rotate(q, t) * attention.scaling).view(P, G, K, -1, d).transpose(1, 2)                      # [P, K, G, R, d]
-            far = q.reshape(P, K, -1, d) @ key.transpose(2, 3)                                            # [P, K, G R, L]
-            far = far if hidden is None else far.masked_fill(hidden, -math.inf)
-            near = q @ keys[:, :, :, : t + 1].transpose(3, 4)                                               # [P, K, G, R, t + 1]
-            p = torch.cat([far.view(*q.shape[:-1], L), near], -1).float().softmax(-1).to(x.dtype)
+            q = (rotate(q, t) * attention.scaling).view(P, G, K, -1, d).transpose(1, 2)                 # [P, K, G, R, d]
+            far = q.reshape(P, K, -1, d) @ key.transpose(2, 3)                                          # [P, K, G R, L]
+            far = far if padding is None else far.masked_fill(padding, -math.inf)
+            near = q @ keys[:, :, :, : t + 1].transpose(3, 4)                                           # [P, K, G, R, t + 1]
+            p = torch.cat([far.view(*q.shape[:-1], L), near], -1).softmax(-1, torch.float32).to(x.dtype)
             mixed = (p[..., :L].reshape(P, K, -1, L) @ value).view(q.shape) + p[..., L:] @ values[:, :, :, : t + 1]
             x = x + out(mixed.transpose(1, 2).reshape(P, G, -1))
-            gate, up = gate_up(norm(layer.post_attention_layernorm, x)).chunk(2, -1)
+            gate, up = gate_up(_norm(layer.post_attention_layernorm, x)).chunk(2, -1)
             x = x + down(layer.mlp.act_fn(gate) * up)
-        return norm(model.norm, x).flatten(0, 1)
+        return _norm(model.norm, x).flatten(0, 1)
 
     return step
 

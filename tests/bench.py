@@ -97,6 +97,11 @@ def observations(shape: str) -> list[Observation]:
     return seen
 
 
+def clock() -> np.ndarray:
+    """Seconds of the wall and of the processor: on a busy machine only the second can be compared."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
 def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e9
 
@@ -106,25 +111,24 @@ def signal(text: str) -> float:
     return sum(map(ord, text)) % 97 / 97
 
 
-def loaded(folder: str, shape: str) -> tuple[agent.Policy, list[int]]:
-    """The policy with fresh adapters, and the tokens that neither side may write."""
+def loaded(folder: str, shape: str) -> agent.Policy:
+    """The policy with fresh adapters; nobody may write the end token."""
     policy = agent.load_policy(folder, max_pixels=SHAPES[shape][1] ** 2)
     agent.add_lora(policy, 16, 32, 0)
-    banned = [*policy.suppressed(), policy.tokenizer.eos_token_id]
-    policy.suppressed = lambda: banned
-    return policy, banned
+    policy.banned = [*policy.suppressed(), policy.tokenizer.eos_token_id]
+    return policy
 
 
 def ours(folder: str, shape: str, iterations: int) -> dict:
     import torch
 
-    policy, _ = loaded(folder, shape)
+    policy = loaded(folder, shape)
     prompts, _, length = SHAPES[shape]
     config = train.Config(group_size=G, micro_batch=prompts)
     optimizer = torch.optim.AdamW(agent.trainable(policy), lr=1e-6, weight_decay=0.0)
     how, seen, found, base = agent.Sampling(5, G, 1.0, length), observations(shape), [], resident()
     for i in range(iterations + 1):
-        start = time.perf_counter()
+        start = clock()
         encoded = agent.encode(policy, seen, 5)
         sampled = agent.sample(policy, encoded, how, torch.Generator().manual_seed(i))
         groups = [agent.Group(Example(o, ()), p, rows) for o, p, rows in zip(seen, encoded, sampled, strict=True)]
@@ -132,58 +136,62 @@ def ours(folder: str, shape: str, iterations: int) -> dict:
             rewards = np.array([signal(r.text) for r in group.rollouts])
             for r, advantage in zip(group.rollouts, (rewards - rewards.mean()) / rewards.std(), strict=True):
                 r.advantages = [float(advantage)] * 6
-        middle = time.perf_counter()
+        middle = clock()
         train.update_policy(policy, groups, config, optimizer)
-        found.append((middle - start, time.perf_counter() - middle))
-    return {"prompt_tokens": [len(p.ids) for p in encoded], "completion_tokens": sum(len(r.completion_ids) for row in sampled for r in row),
+        found.append([(middle - start).tolist(), (clock() - middle).tolist()])
+    return {"prompt_ids": [p.ids for p in encoded], "completion_tokens": sum(len(r.completion_ids) for row in sampled for r in row),
             "seconds": found[1:], "base": base}
 
 
-def theirs(folder: str, shape: str, iterations: int) -> dict:
-    from datasets import Dataset
-    from transformers import TrainerCallback
-    from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
-    from trl import GRPOConfig, GRPOTrainer
+def processor(policy: agent.Policy):
+    """What TRL asks for: tokenizer and image processor in one. Without torchvision there is no video processor, and none is needed."""
+    from transformers.models.qwen3_vl.processing_qwen3_vl import ProcessorMixin, Qwen3VLProcessor
 
     class Processor(Qwen3VLProcessor):
-        """Without torchvision there is no video processor, and none is needed."""
-
         @classmethod
         def get_attributes(cls):
             return ["image_processor", "tokenizer"]
 
         def __init__(self, image_processor, tokenizer):
-            real, self.video_processor = self.__class__.__mro__[2].__init__, None
-            self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
+            self.image_token, self.video_token, self.video_processor = "<|image_pad|>", "<|video_pad|>", None
             self.image_token_id, self.video_token_id = map(tokenizer.convert_tokens_to_ids, (self.image_token, self.video_token))
-            real(self, image_processor, tokenizer, chat_template=tokenizer.chat_template)
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=tokenizer.chat_template)
+
+    return Processor(policy.image_processor, policy.tokenizer)
+
+
+def theirs(folder: str, shape: str, iterations: int) -> dict:
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
 
     times, tokens = [], {}
 
     class Timed(GRPOTrainer):
         def _generate_and_score_completions(self, inputs):
-            times.append([time.perf_counter()])
+            times.append([clock()])
             output = super()._generate_and_score_completions(inputs)
-            times[-1].append(time.perf_counter())
-            tokens.update(prompt_tokens=output["prompt_mask"].sum(1)[::G].tolist(), completion_tokens=int(output["completion_mask"].sum()))
+            times[-1].append(clock())
+            ids = [row[mask.bool()].tolist() for row, mask in zip(output["prompt_ids"], output["prompt_mask"], strict=True)]
+            tokens.update(prompt_ids=ids[::G], completion_tokens=int(output["completion_mask"].sum()))
             return output
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_, **__):
-            times[-1].append(time.perf_counter())
+            times[-1].append(clock())
 
-    policy, banned = loaded(folder, shape)
+    policy = loaded(folder, shape)
     prompts, _, length = SHAPES[shape]
     rows = [{"prompt": agent.build_prompt(o, 5), "images": [o.screenshot()]} for o in observations(shape)]
     settings = GRPOConfig(
         folder + "/trl", use_cpu=True, bf16=False, per_device_train_batch_size=prompts * G, num_generations=G, max_completion_length=length,
-        max_steps=iterations + 1, beta=0.0, temperature=1.0, top_p=1.0, top_k=0, generation_kwargs={"suppress_tokens": banned},
+        max_steps=iterations + 1, beta=0.0, temperature=1.0, top_p=1.0, top_k=0, generation_kwargs={"suppress_tokens": policy.banned},
         learning_rate=1e-6, report_to="none", save_strategy="no", shuffle_dataset=False, dataloader_pin_memory=False, disable_tqdm=True)
     trainer = Timed(policy.peft, [lambda completions, **_: [signal(c[-1]["content"]) for c in completions]], settings, Dataset.from_list(rows),
-                    processing_class=Processor(policy.image_processor, policy.tokenizer), callbacks=[Clock()])
+                    processing_class=processor(policy), callbacks=[Clock()])
     base = resident()
     trainer.train()
-    return {**tokens, "seconds": [(b - a, c - b) for a, b, c in times[1:]], "base": base}
+    return {**tokens, "seconds": [[(b - a).tolist(), (c - b).tolist()] for a, b, c in times[1:]], "base": base}
 
 
 def side(name: str, shape: str, iterations: int, threads: int, folder: str) -> None:
@@ -209,18 +217,19 @@ def beside_trl(shape: str, iterations: int, rounds: int, threads: int) -> dict:
                     die(f"the side {name} failed: {done.stderr.strip()[-2000:]}")
                 runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     a, b = runs["ours"][0], runs["trl"][0]
-    if (a["prompt_tokens"], a["completion_tokens"]) != (b["prompt_tokens"], b["completion_tokens"]):
-        die(f"the sides did not see the same: {a['prompt_tokens']} and {b['prompt_tokens']} prompt tokens, "
-            f"{a['completion_tokens']} and {b['completion_tokens']} completion tokens")
-    found = {"prompt_tokens": a["prompt_tokens"], "completion_tokens": a["completion_tokens"], "iterations": rounds * iterations,
+    if (a["prompt_ids"], a["completion_tokens"]) != (b["prompt_ids"], b["completion_tokens"]):
+        die(f"the sides did not do the same: {a['completion_tokens']} and {b['completion_tokens']} completion tokens, prompts "
+            f"{'equal' if a['prompt_ids'] == b['prompt_ids'] else 'different'}")
+    found = {"prompt_tokens": [len(ids) for ids in a["prompt_ids"]], "completion_tokens": a["completion_tokens"], "iterations": rounds * iterations,
              "threads": threads, "load": [round(x, 2) for x in os.getloadavg()]}
     for name, parts in runs.items():
-        sampling, update = zip(*[pair for part in parts for pair in part["seconds"]], strict=True)
-        total = statistics.median(map(sum, zip(sampling, update, strict=True)))
-        found[name] = {"seconds": round(total, 3), "sampling": round(statistics.median(sampling), 3), "update": round(statistics.median(update), 3),
-                       "tokens_per_second": round(a["completion_tokens"] / total, 1),
+        spent = np.array([pair for part in parts for pair in part["seconds"]])                       # [iterations, sampling or update, wall or CPU]
+        sampling, update = np.median(spent, 0).round(3).tolist()
+        wall, cpu = np.median(spent.sum(1), 0).round(3).tolist()
+        found[name] = {"seconds": wall, "sampling": sampling[0], "update": update[0], "tokens_per_second": round(a["completion_tokens"] / wall, 1),
+                       "cpu_seconds": cpu, "cpu_sampling": sampling[1], "cpu_update": update[1],
                        "peak_gb": round(statistics.median(p["peak_gb"] for p in parts), 3)}
-    ratio = {k: round(found["trl"][k] / found["ours"][k], 2) for k in ("seconds", "sampling", "update")}
+    ratio = {k: round(found["trl"][k] / found["ours"][k], 2) for k in found["ours"] if "token" not in k and "gb" not in k}
     return found | {"times_faster": ratio, "share_of_memory": round(found["ours"]["peak_gb"] / found["trl"]["peak_gb"], 3)}
 
 

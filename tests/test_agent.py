@@ -368,6 +368,58 @@ def test_shared_prefix_gives_the_numbers_and_gradients_of_plain_rows(tuned, chec
         assert e.norm() > 0 and (g - e).norm() <= 1e-4 * e.norm()
 
 
+@pytest.mark.parametrize("P, K, R, L, G, C", [(1, 1, 1, 1, 1, 1), (3, 2, 2, 7, 4, 5), (2, 3, 1, 5, 3, 2)])
+def test_two_calls_give_what_one_square_mask_gives(P, K, R, L, G, C):
+    """Attention with a shared prompt against the definition: each pair of tokens is seen or not, by the drawing in agent.py."""
+    generator = torch.Generator().manual_seed(0)
+    S, lengths = L + G * C, torch.arange(L, L - P, -1)
+    owner = torch.cat([torch.zeros(L), torch.arange(1, G + 1).repeat_interleave(C)])
+    allowed = torch.zeros(P, 1, S, S, dtype=torch.bool)
+    for p in range(P):
+        for i in range(S):
+            for j in range(i + 1):
+                allowed[p, 0, i, j] = j < lengths[p] or i == j if owner[j] == 0 else owner[i] == owner[j]
+    q, k, v, weight = (torch.randn(P, n, S, 4, generator=generator).requires_grad_() for n in (K * R, K, K, K * R))
+    real = ((torch.arange(S) < lengths[:, None]) | (owner > 0))[:, None, :, None]  # what padding computes is nobody's business
+    found = []
+    shared = agent.Shared(lengths, L, G, C)
+    for out in (agent.shared_attention(None, q, k, v, shared.bias(R), 0.3, shared)[0].transpose(1, 2),
+                torch.nn.functional.scaled_dot_product_attention(q, k.repeat_interleave(R, 1), v.repeat_interleave(R, 1), allowed, scale=0.3)):
+        found.append([out * real, *torch.autograd.grad((out * real * weight).sum(), (q, k, v))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_plain_forward_of_the_same_model_is_what_it_was(tuned):
+    """Attention stays transformers' own where no shared prompt is given, with its mask for rows that are padded on the left."""
+    ids, mask = torch.tensor([[0, 0, 20, 21, 22], [23, 24, 25, 26, 27]]), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    forward = lambda: tuned.core(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(0).expand(3, -1, -1)).logits  # noqa: E731
+    with torch.no_grad():
+        before = forward()
+        sample(tuned, encode(tuned, [observe(0)], 5), Sampling(5, 2))
+        assert tuned.core.config.text_config._attn_implementation == "shared"
+        assert torch.equal(forward(), before)
+
+
+@pytest.mark.parametrize("dtype, close", [("float32", 1e-4), ("bfloat16", 0.3)])
+def test_sampling_without_adapters_is_sampling_from_the_base(tiny, dtype, close):
+    """Folded into fp32 weights or called in bf16: adapters count where they are on, and only there."""
+    base, tuned = load_policy(tiny, dtype=dtype), load_policy(tiny, dtype=dtype)
+    agent.add_lora(tuned, 4, 8, 0)
+    for p in trainable(tuned):
+        torch.nn.init.normal_(p, std=0.1)
+    prompt = encode(base, [observe(0)], 5)
+    draw = lambda policy: sample(policy, prompt, Sampling(5, 4), torch.Generator().manual_seed(0))[0]  # noqa: E731
+    with torch.no_grad():
+        for policy, rollouts in ((tuned, draw(tuned)), (base, draw(base))):
+            shared, mask = completion_logprobs(policy, prompt, [[r.completion_ids for r in rollouts]])
+            old = torch.tensor([p for r in rollouts for p in r.old_logprobs])
+            torch.testing.assert_close(shared[mask].float(), old, atol=close, rtol=0)
+        with tuned.peft.disable_adapter():
+            assert [r.old_logprobs for r in draw(tuned)] == [r.old_logprobs for r in draw(base)]
+        assert draw(tuned)[0].old_logprobs != draw(base)[0].old_logprobs
+
+
 def test_the_end_token_is_in_the_mask_even_where_it_is_also_the_padding(policy):
     eos = policy.tokenizer.eos_token_id
     prompts = encode(policy, [observe(0)], 5)

@@ -315,6 +315,33 @@ def test_trl_reward_is_the_same_reward():
     assert grounded(texts, truth, boxes=[[BOX]] * 3, point=[(0.3, 0.6), (0.9, 0.9), (0.3, 0.6)]) == [1.0, 0.0, 0.0]
 
 
+@pytest.mark.slow
+def test_trl_trains_with_our_rewards(tiny, tmp_path):
+    """Two steps of TRL's GRPOTrainer (pip install 'trl==1.16.*') on the tiny model, with both stages' rewards as reward_funcs."""
+    trl, datasets = pytest.importorskip("trl", reason="needs pip install 'trl==1.16.*'"), pytest.importorskip("datasets")
+    import bench
+
+    policy, observations = agent.load_policy(tiny), bench.observations("toy")[:2]
+    agent.add_lora(policy, 4, 8, 0)
+    rows = [{"prompt": agent.build_prompt(o, 3), "images": [o.screenshot()], "reference": "click Save\ndone"} for o in observations]
+    seen = []
+
+    def first(completions, reference, **columns):
+        found = trl_reward(parse_forecast, stage=1, horizon=3)(completions, reference, **columns)
+        assert found == [rewards.trajectory_reward(f, [Action("click", "Save"), Action("done")], 3, readable=e is None)[0]["reward"]
+                         for f, e in (parse_forecast(c[-1]["content"], 3) for c in completions)]
+        seen.extend(found)
+        return found
+
+    settings = trl.GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=4, num_generations=4, max_completion_length=6,
+                              max_steps=2, beta=0.0, generation_kwargs={"suppress_tokens": policy.suppressed()}, report_to="none",
+                              save_strategy="no", dataloader_pin_memory=False, disable_tqdm=True)
+    trainer = trl.GRPOTrainer(policy.peft, [first, trl_reward(parse_forecast, stage=2, horizon=3)], settings, datasets.Dataset.from_list(rows),
+                              processing_class=bench.processor(policy))
+    trainer.train()
+    assert trainer.state.global_step == 2 and len(seen) == 8 and all(-2 < s < 2 for s in seen)
+
+
 # ---- examples in docstrings ------------------------------------------------------------------------------------------------
 
 
