@@ -93,7 +93,8 @@ def test_bad_input_ends_with_one_line(argv, dies):
 @pytest.mark.slow
 def test_ablate_end_to_end(tmp_path, dies):
     argv = ["--ablate", "--arms", "warmup,tracer1,without_stage2,choose_agreement", "--seeds", "1", "--limit", "3",
-            "--output_dir", str(tmp_path / "runs"), "--flags", "--reading_steps 2 --warmup_steps 3 --eval_tasks 2 --prompts_per_update 2 --stage1_updates 1 --stage2_updates 1"]
+            "--output_dir", str(tmp_path / "runs"), "--flags",
+            "--reading_steps 2 --warmup_steps 3 --eval_tasks 2 --prompts_per_update 2 --stage1_updates 1 --stage2_updates 1"]
     exam.main(argv)
     record = json.loads((tmp_path / "runs" / "ablation.json").read_text())
     assert set(record["arms"]) == {"warmup", "tracer1", "without_stage2", "choose_agreement"}
