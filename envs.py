@@ -571,6 +571,12 @@ def execute(env: ToyGUI, action: Action | None) -> tuple[Observation, float, boo
     return env.step(grounded, said=str(action) if action else "unreadable")
 
 
+def execute_pointed(env: ToyGUI, action: Action | None) -> tuple[Observation, float, bool, bool, dict]:
+    """The same where another tool agent was asked before: it refused a step that should point and does not."""
+    refused = action is None or (action.kind in POINTING and action.point is None)
+    return env.step(None if refused else action, said=str(action) if action else "unreadable")
+
+
 @lru_cache(maxsize=4096)
 def demonstration(split: str, index: int, horizon: int, noise: float, history: int, scale: int = 1) -> list[Example]:
     """One recorded episode of a demonstrator that acts at random in a share `noise` of its steps, as one example a state.
