@@ -202,7 +202,7 @@ def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str 
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         die(f"cannot load a vision-language model from {path}: {str(error).splitlines()[0][:200]}")
     if max_pixels:
-        low = min(image_processor.size["shortest_edge"], max_pixels)
+        low = min(image_processor.size["shortest_edge"], max_pixels // 4)  # small screens are enlarged to it and rounded up: not beyond the limit
         image_processor.size = {"shortest_edge": low, "longest_edge": max_pixels}
     for module in core.modules() if load_in_4bit else ():  # a CPU with AVX512-BF16 would pack the weights in the first eval forward and
         module.support_avx512bf16_for_cpu = False          # give no gradient from then on, with no more than a warning

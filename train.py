@@ -783,9 +783,9 @@ def main(argv: list[str] | None = None) -> None:
     planner, pointed = policy_planner(policy, config.horizon, tool_agent(config.tool_agent, policy, config.max_pixels)), bool(config.tool_agent)
     run.examine("warmup", planner, pointed)
     lap("exams")
-    if config.gradient_checkpointing:
-        policy.core.gradient_checkpointing_enable()
     add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
+    if config.gradient_checkpointing:
+        policy.core.activation_checkpointing_enable()
     for stage in ("stage1", "stage2"):
         if stage not in config.stages.split(","):
             continue
