@@ -530,12 +530,8 @@ _PLACE = re.compile(rf"[(\[]\s*({_NUMBER}(?:\s*[,\s]\s*{_NUMBER}){{1,3}})\s*[)\]
 def parse_point(text: str, frame: tuple[float, float]) -> tuple[float, float] | None:
     """The point of a grounder's answer, in 0..1; None where there is none on the screen. Never raises. A box counts as its centre.
 
-    >>> parse_point("Thought: (1) it is there.\\nAction: click(start_box='<|box_start|>(540,600)<|box_end|>')", (1080, 2400))
-    (0.5, 0.25)
-    >>> parse_point('<tool_call>{"name": "computer_use", "arguments": {"action": "left_click", "coordinate": [500, 250]}}', (1000, 1000))
-    (0.5, 0.25)
-    >>> parse_point('[{"bbox_2d": [100, 200, 300, 400], "label": "Save"}]', (1000, 1000)), parse_point("I cannot see it.", (1000, 1000))
-    ((0.2, 0.3), None)
+    >>> parse_point('{"bbox_2d": [100, 200, 300, 400]}', (1000, 1000)), parse_point("click(start_box='(540,600)')", (1080, 2400))
+    ((0.2, 0.3), (0.5, 0.25))
     """
     for mark in ("</think>", "Action:", "<tool_call>"):
         text = text.rsplit(mark, 1)[-1]
@@ -567,14 +563,12 @@ def vlm_tool_agent(policy: Policy) -> ToolAgent:
     return execute
 
 
-@lru_cache(maxsize=1)
-def _frozen(path: str, max_pixels: int) -> Policy:
-    return load_policy(path, max_pixels=max_pixels, load_in_4bit=None)
+_frozen = lru_cache(maxsize=1)(load_policy)
 
 
 def tool_agent(name: str, policy: Policy, max_pixels: int = 0) -> ToolAgent | None:
     """What --tool_agent names: the policy's base, another model by name or path, or (empty) nothing but the world's own."""
-    return vlm_tool_agent(policy if name == "base" else _frozen(name, max_pixels)) if name else None
+    return vlm_tool_agent(policy if name == "base" else _frozen(name, max_pixels=max_pixels, load_in_4bit=None)) if name else None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -677,8 +671,7 @@ def memory_or_die() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError):
             raise
-        die("the GPU's memory is full: lower --micro_batch or --sample_batch (--resume goes on from the last checkpoint with less), or start "
-            "again with a lower --max_pixels or with --load_in_4bit")
+        die("the GPU's memory is full: lower --micro_batch or --sample_batch (and --resume), or start again with less --max_pixels or --load_in_4bit")
 
 
 @memory_or_die()

