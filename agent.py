@@ -28,7 +28,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,8 +169,8 @@ def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str 
     """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the same lines.
 
     `adapter`: a folder in peft's format. `max_pixels`: the largest screenshot that the image processor may keep, in pixels.
-    `device`: by default CUDA where there is one, but the CPU for the tiny model (its results are the same on any machine). `dtype`: by
-    default float32 on a CPU, on CUDA bfloat16, or float16 where the card lacks that. `load_in_4bit`: NF4; None: if it does not fit else.
+    `device`: CUDA where there is one, but the CPU for the tiny model. `dtype`: float32 on a CPU, else bfloat16, or float16 where the card
+    lacks that. `load_in_4bit`: NF4; None: where the weights would fill more than half of the memory else.
     Raises SystemExit with one line for a folder without model or tokenizer, a model of another family, an adapter of another base.
     """
     from safetensors import SafetensorError
@@ -342,8 +342,7 @@ class Group:
 
 def encode(policy: Policy, observations: Sequence[Observation], horizon: int, asked: Sequence[list[dict]] | None = None) -> list[Prompt]:
     """Observations -> prompts: images through the frozen tower, <|image_pad|> repeated to the number of their tokens.
-    `asked`: other messages than the policy's own, for a tool agent. Thinking is switched off where the template knows how, and
-    closed at once where it always opens it: an answer has room for its lines only."""
+    `asked`: other messages, for a tool agent. DEPARTURE: a model that thinks first is kept from it, there is only room for the lines."""
     if len(observations) > 1 and not policy.tiny:  # one screenshot fills a GPU; all of them at once would fill its memory
         return [encode(policy, [o], horizon, asked and [asked[i]])[0] for i, o in enumerate(observations)]
     images = [o.screenshot() for o in observations]
@@ -428,8 +427,8 @@ def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: 
 
 
 def prompts_at_once(policy: Policy, prompts: Sequence[Prompt], how: Sampling) -> int:
-    """How many prompts a GPU can hold while they are sampled (on a CPU: all): half of what the weights leave, for keys and values in 16
-    bits and some logits in fp32. Of the total memory, not of the free: the same card then gives the same samples."""
+    """How many prompts a GPU can hold while they are sampled (on a CPU: all), with keys and values in 16 bits in half of what the
+    weights leave. Of the total memory, not of the free: the same card then gives the same samples."""
     if policy.device.type == "cpu":
         return max(1, len(prompts))
     text, tokens = policy.core.config.text_config, max((len(p.ids) for p in prompts), default=0) + how.max_new_tokens
@@ -530,8 +529,8 @@ _PLACE = re.compile(rf"[(\[]\s*({_NUMBER}(?:\s*[,\s]\s*{_NUMBER}){{1,3}})\s*[)\]
 def parse_point(text: str, frame: tuple[float, float]) -> tuple[float, float] | None:
     """The point of a grounder's answer, in 0..1; None where there is none on the screen. Never raises. A box counts as its centre.
 
-    >>> parse_point('{"bbox_2d": [100, 200, 300, 400]}', (1000, 1000)), parse_point("click(start_box='(540,600)')", (1080, 2400))
-    ((0.2, 0.3), (0.5, 0.25))
+    >>> parse_point("Action: click(start_box='(540,600)')", (1080, 2400))
+    (0.5, 0.25)
     """
     for mark in ("</think>", "Action:", "<tool_call>"):
         text = text.rsplit(mark, 1)[-1]
@@ -546,8 +545,8 @@ def parse_point(text: str, frame: tuple[float, float]) -> tuple[float, float] | 
 
 def vlm_tool_agent(policy: Policy) -> ToolAgent:
     """A frozen Qwen-VL as the tool agent: for each (action, example) the action with the point that it finds on the screenshot, or None
-    when its answer names none. Adapters are off while it answers, so that the policy's own base can serve, at no extra memory.
-    Equal questions are asked once, all in one greedy generation; actions that need no point, or bring one along, pass as they are."""
+    when its answer names none. Adapters are off meanwhile, so that the policy's own base can serve, at no extra memory. Equal questions
+    are asked once, all in one greedy generation. Actions that need no point pass, and so do those that bring one along (DEPARTURE)."""
     question = next(text for name, text in QUESTIONS.items() if name in policy.name.lower().replace("_", "-"))
 
     def execute(pairs: list[tuple[Action, Example]]) -> list[Action | None]:
@@ -676,7 +675,7 @@ def memory_or_die() -> Iterator[None]:
 
 @memory_or_die()
 def main() -> None:
-    from envs import SPLITS, ToyGUI, execute, execute_pointed
+    from envs import SPLITS, ToyGUI, execute
     from eval import draw_episode
 
     parser = argparse.ArgumentParser(description="Play one episode of the toy GUI with a trained policy and draw it.")
@@ -689,8 +688,8 @@ def main() -> None:
     policy = run_policy(args.run, config)
     env, tool = ToyGUI(args.split, policy.toy_scale, config["history"]), tool_agent(config.get("tool_agent", ""), policy, config.get("max_pixels", 0))
     try:
-        planner, act = policy_planner(policy, config["horizon"], tool), execute_pointed if tool else execute
-        p = play(planner, [env], [args.seed], act, config["horizon"], config["carry_forecast"])[0]
+        act, T = partial(execute, pointed=bool(tool)), config["horizon"]
+        p = play(policy_planner(policy, T, tool), [env], [args.seed], act, T, config["carry_forecast"])[0]
         draw_episode(p, args.picture)
     except ValueError as error:
         die(str(error))

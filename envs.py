@@ -563,18 +563,15 @@ def ground(action: Action, elements: tuple[tuple[str, Box], ...], key: str, flak
     return box and Action(action.kind, action.text, centre(box))
 
 
-def execute(env: ToyGUI, action: Action | None) -> tuple[Observation, float, bool, bool, dict]:
+def execute(env: ToyGUI, action: Action | None, pointed: bool = False) -> tuple[Observation, float, bool, bool, dict]:
     """Hand one forecast step to the tool agent and what it returns to the environment; None (nothing could be parsed)
-    counts as a refusal. On the split `flaky` the tool agent's failures depend on the step, so that a retry can help."""
+    counts as a refusal. On the split `flaky` the tool agent's failures depend on the step, so that a retry can help. `pointed`: another
+    tool agent was asked before; it refused a step that should point and does not."""
     flaky = FLAKY if env.split == "flaky" else 0.0
     grounded = action and ground(action, env.visible(), env.key() + (f"/{env.steps}" if flaky else ""), flaky)
+    if pointed:
+        grounded = action if action and (action.point or action.kind not in POINTING) else None
     return env.step(grounded, said=str(action) if action else "unreadable")
-
-
-def execute_pointed(env: ToyGUI, action: Action | None) -> tuple[Observation, float, bool, bool, dict]:
-    """The same where another tool agent was asked before: it refused a step that should point and does not."""
-    refused = action is None or (action.kind in POINTING and action.point is None)
-    return env.step(None if refused else action, said=str(action) if action else "unreadable")
 
 
 @lru_cache(maxsize=4096)

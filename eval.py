@@ -40,7 +40,6 @@ from envs import (
     _font,
     die,
     execute,
-    execute_pointed,
     get,
     inside,
     load_recorded,
@@ -99,8 +98,7 @@ def evaluate_toy(planner: Planner, split: str, n: int, horizon: int, history: in
     plays = []
     for start in range(0, n, batch):
         seeds = range(start, min(start + batch, n))
-        plays += play(planner, [ToyGUI(split, scale, history) for _ in seeds], seeds, execute_pointed if pointed else execute,
-                      horizon, carry)
+        plays += play(planner, [ToyGUI(split, scale, history) for _ in seeds], seeds, partial(execute, pointed=pointed), horizon, carry)
         if progress:
             progress(len(seeds))
     return toy_metrics(plays, horizon), plays

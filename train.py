@@ -383,14 +383,12 @@ def rank() -> int:
 
 
 def summed(tensor):
-    """The sum over all processes."""
     if world() > 1:
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
 def gathered(items: list) -> list:
-    """The items of all processes, in order."""
     found = [items] * world()
     if world() > 1:
         torch.distributed.all_gather_object(found, items)
@@ -527,7 +525,7 @@ def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer
             found["loss"] += loss.item() / config.updates_per_batch
             found["clip_ratio"] += clipped / tokens / config.updates_per_batch
             found["kl"] += kl / tokens / config.updates_per_batch
-        for w in weights if learning and (world() > 1 or grow > 1) else ():
+        for w in weights if learning and (world() > 1 or grow > 1) else ():  # the sum over all processes
             w.grad = summed(torch.zeros_like(w) if w.grad is None else w.grad / grow)
         found["grad_norm"] = torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm).item()
         if np.isfinite(found["grad_norm"]):
@@ -592,13 +590,12 @@ def run_stage(policy: Policy, config: Config, stage: str, run: "Run") -> None:
     batches = recorded_examples(config, stage, first) if config.data else toy_examples(policy, config, stage, first)
     flat = garbled = 0
     tool = tool_agent(config.tool_agent, policy, config.max_pixels) or execute_forecasts
-    share = config.prompts_per_update // world()
     for update in (bar := tqdm(range(first, total), desc=stage, initial=first, total=total, unit="update", mininterval=1, disable=rank() > 0)):
         try:
             examples = next(batches)
         except ValueError as error:  # a data set that is empty or mostly bad
             die(str(error))
-        own = examples[rank() * share:][:share]
+        own = examples[rank() * len(examples) // world():(rank() + 1) * len(examples) // world()]
         prompts = encode(policy, [e.observation for e in own], config.horizon)
         groups = [Group(*parts) for parts in zip(own, prompts, draw_samples(policy, prompts, how, config, f"{stage} {update}"), strict=True)]
         errors = score(groups, stage, config, tool)
@@ -664,8 +661,8 @@ class Run:
         except ValueError as error:
             die(f"--resume: {path} is damaged: {error}")
         now = dataclasses.asdict(self.config)
-        free = ("resume", "output_dir", "threads", "micro_batch", "save_every", "gradient_checkpointing",  # these do not change the result,
-                "sample_batch", "load_in_4bit")  # this one only the random numbers to come, and 4 bits stay as they were
+        free = ("resume", "output_dir", "threads", "micro_batch", "save_every", "gradient_checkpointing",  # they do not change the result
+                "sample_batch", "load_in_4bit")  # this changes the draws to come only, and this is not asked again
         if changed := [name for name in now if name not in free and before.get(name) != now[name]]:
             die(f"--resume: {path} was made with other settings: " + ", ".join(f"{n} {before.get(n)!r}, not {now[n]!r}" for n in changed))
         if (self.folder / "checkpoint.pt").exists():
@@ -766,8 +763,7 @@ def main(argv: list[str] | None = None) -> None:
         clock = time.monotonic()
 
     first_only(print)(f"{(P := config.prompts_per_update)} prompts x {(G := config.group_size)} forecasts = {P * G} rollouts an update, "
-                      f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, "
-                      f"seed {config.seed}", flush=True)
+          f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, seed {config.seed}", flush=True)
     lap("warmup")
     run.examine("random", random_planner(config.seed))
     planner = policy_planner(policy, config.horizon, tool_agent(config.tool_agent, policy, config.max_pixels))
