@@ -22,12 +22,15 @@ the last line, is written after the forecast and can depend on it.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,15 +49,21 @@ SYSTEM = (
     "You operate a device. Look at the screenshot and forecast the next steps: one action a line, the nearest first (the farthest first "
     "when asked for `far to near`), as many as asked for or until the task ends, and nothing else. A line is a kind and its text:\n"
     + "\n".join(f"{kind} {{{text}}}" if text else kind for kind, text in KINDS.items())
-    + "\nElements are named by the words that stand on the screen.\nExample of an answer to `next 4:`\nclick Name\ntype amber\nclick Save\ndone"
+    + "\nElements are named by the words that stand on the screen; where one stands may follow as (x, y)."
+    "\nExample of an answer to `next 4:`\nclick Name\ntype amber\nclick Save\ndone"
 )
+
+
+def plain(text: str) -> str:
+    """Text of others inside a prompt: an action that types `<|image_pad|>` must not become that token."""
+    return text.replace("<|", "< |")
 
 
 def build_prompt(observation: Observation, horizon: int, far_first: bool = False) -> list[dict]:
     """The one prompt of training and evaluation, as chat messages; the image stands for the screenshot."""
-    lines = [f"task: {observation.instruction}", f"past: {'; '.join(observation.history) or 'none'}"]
+    lines = [f"task: {plain(observation.instruction)}", f"past: {plain('; '.join(observation.history)) or 'none'}"]
     if observation.plan:
-        lines.append("plan: " + "; ".join(map(str, observation.plan)))
+        lines.append("plan: " + plain("; ".join(map(str, observation.plan))))
     # The screenshot comes after the task, so that under causal attention its tokens know what is asked of them.
     return [{"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
             {"role": "user", "content": [{"type": "text", "text": "\n".join(lines) + "\n"}, {"type": "image"},
@@ -121,6 +130,7 @@ class Policy:
     peft: object = None
     far_first: bool = False   # forecasts are written from far to near (--order far)
     banned: list[int] = field(default_factory=list)   # see suppressed()
+    name: str = ""
 
     @property
     def device(self) -> "torch.device":
@@ -134,13 +144,27 @@ class Policy:
     def tiny(self) -> bool:
         return self.core.config.text_config.vocab_size < 1000
 
+    @property
+    def toy_scale(self) -> int:
+        """How large the toy GUI is drawn for this model: 768 x 576 px are 432 tokens of a Qwen3-VL, and its words are as high as on real screens."""
+        return 1 if self.tiny else 6
+
     def suppressed(self) -> list[int]:
-        """Tokens that no answer may contain: all special ones (image pads above all: the next forward would fail), but the end."""
+        """Tokens that no answer may contain: all special ones (image pads above all: the next forward would fail), but the end and
+        the marks that Qwen2-VL and UI-TARS put around a point."""
         if not self.banned:  # asked for at every token: worked out once
-            added = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-            specials = {*self.tokenizer.all_special_ids, *added, self.image_token, self.core.config.video_token_id}
-            self.banned = sorted(specials - {self.tokenizer.eos_token_id})
+            added = self.tokenizer.added_tokens_decoder.items()
+            specials = {*self.tokenizer.all_special_ids, *(i for i, t in added if t.special), self.image_token, self.core.config.video_token_id}
+            marks = {i for i, t in added if t.content in ("<|box_start|>", "<|box_end|>")}
+            self.banned = sorted(specials - marks - {self.tokenizer.eos_token_id})
         return self.banned
+
+    def frame(self, grid: "torch.Tensor") -> tuple[float, float]:
+        """What the family takes for the width and height of a screen: Qwen2-VL (UI-TARS v1) and Qwen3-VL (GUI-Owl 1.5) count 0..1000,
+        Qwen2.5-VL (UI-TARS 1.5, GUI-Owl) the pixels of the screenshot as the image processor resized it."""
+        if self.core.config.model_type != "qwen2_5_vl":
+            return 1000.0, 1000.0
+        return float(grid[2] * self.image_processor.patch_size), float(grid[1] * self.image_processor.patch_size)
 
     def max_new_tokens(self, horizon: int) -> int:
         """Room for `horizon` lines: three tokens each in the tiny model's whole-word vocabulary, five where it speaks of tools
@@ -148,30 +172,50 @@ class Policy:
         return horizon * (24 if not self.tiny else 5 if "=" in self.tokenizer.get_vocab() else 3)
 
 
-def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str = "float32", device: str = "cpu",
-                max_pixels: int = 0) -> Policy:
+def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str = "", device: str = "", max_pixels: int = 0,
+                load_in_4bit: bool | None = False) -> Policy:
     """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the same lines.
 
     `adapter`: a folder in peft's format. `max_pixels`: the largest screenshot that the image processor may keep, in pixels.
+    `device`: CUDA where there is one, but the CPU for the tiny model. `dtype`: float32 on a CPU, else bfloat16, or float16 where the card
+    lacks that. `load_in_4bit`: NF4; None: where the weights would fill more than half of the memory else.
     Raises SystemExit with one line for a folder without model or tokenizer, a model of another family, an adapter of another base.
     """
     from safetensors import SafetensorError
-    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, BitsAndBytesConfig
+    from transformers.utils import cached_file
 
     try:
+        config = AutoConfig.from_pretrained(path)
+        if config.model_type not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
+            die(f"{path} is a {config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported")
         tokenizer, image_processor = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
-        core = AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype)).to(device)
+        if not tokenizer.chat_template and (file := cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)):
+            tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"]
+        if not tokenizer.chat_template or len(tokenizer) <= config.image_token_id:  # without files transformers makes an empty one
+            die(f"{path} has no tokenizer that fits the model")
+        device = device or ("cuda" if torch.cuda.is_available() and config.text_config.vocab_size >= 1000 else "cpu")
+        half = "bfloat16" if device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+        kind = getattr(torch, dtype or ("float32" if device == "cpu" else half))
+        if load_in_4bit is None and (load_in_4bit := device != "cpu"):
+            with torch.device("meta"):  # half of the memory for weights leaves room for caches and activations
+                weights = sum(p.numel() for p in AutoModelForImageTextToText.from_config(config).parameters())
+            load_in_4bit = 2 * weights > torch.cuda.mem_get_info()[0] / 2
+        how = {} if not load_in_4bit else {"device_map": {"": device}, "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind,
+            llm_int8_skip_modules=["model.visual", "lm_head"])}  # matched from the start of a module's name: "visual" alone would not match
+        core = AutoModelForImageTextToText.from_pretrained(path, dtype=kind, **how)
+    except ImportError as error:  # bitsandbytes, where there is no build of it for this machine
+        die(f"--load_in_4bit does not work here: {str(error).strip().splitlines()[0][:200]}; --no-load_in_4bit goes without")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         die(f"cannot load a vision-language model from {path}: {str(error).splitlines()[0][:200]}")
-    if not hasattr(core.config, "image_token_id") or not hasattr(core.model, "get_rope_index"):
-        die(f"{path} is a {core.config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported")
-    if not tokenizer.chat_template or len(tokenizer) <= core.config.image_token_id:  # without files transformers makes an empty one
-        die(f"{path} has no tokenizer that fits the model")
     if max_pixels:
-        low = min(image_processor.size["shortest_edge"], max_pixels)
+        low = min(image_processor.size["shortest_edge"], max_pixels // 4)  # small screens are enlarged to it and rounded up: not beyond the limit
         image_processor.size = {"shortest_edge": low, "longest_edge": max_pixels}
-    core.requires_grad_(False).eval()
-    policy = Policy(core, tokenizer, image_processor)
+    for module in core.modules() if load_in_4bit else ():  # a CPU with AVX512-BF16 would pack the weights in the first eval forward and
+        module.support_avx512bf16_for_cpu = False          # give no gradient from then on, with no more than a warning
+    core = (core if load_in_4bit else core.to(device)).requires_grad_(False).eval()
+    policy = Policy(core, tokenizer, image_processor, name=str(path))
     if adapter:
         load_adapter(policy, adapter)
     return policy
@@ -304,8 +348,11 @@ class Group:
     rollouts: list[Rollout]
 
 
-def encode(policy: Policy, observations: Sequence[Observation], horizon: int) -> list[Prompt]:
-    """Observations -> prompts: images through the frozen tower, <|image_pad|> repeated to the number of their tokens."""
+def encode(policy: Policy, observations: Sequence[Observation], horizon: int, asked: Sequence[list[dict]] | None = None) -> list[Prompt]:
+    """Observations -> prompts: images through the frozen tower, <|image_pad|> repeated to the number of their tokens.
+    `asked`: other messages, for a tool agent. DEPARTURE: a model that thinks first is kept from it, there is only room for the lines."""
+    if len(observations) > 1 and not policy.tiny:  # one screenshot fills a GPU; all of them at once would fill its memory
+        return [encode(policy, [o], horizon, asked and [asked[i]])[0] for i, o in enumerate(observations)]
     images = [o.screenshot() for o in observations]
     batch = policy.image_processor(images=images, return_tensors="pt")
     grids = batch["image_grid_thw"]
@@ -314,7 +361,9 @@ def encode(policy: Policy, observations: Sequence[Observation], horizon: int) ->
     deepstack = getattr(found, "deepstack_features", None) or []  # Qwen2-VL and 2.5 have none
     merge, prompts = policy.image_processor.merge_size**2, []
     for i, observation in enumerate(observations):
-        text = policy.tokenizer.apply_chat_template(build_prompt(observation, horizon, policy.far_first), tokenize=False, add_generation_prompt=True)
+        messages = asked[i] if asked else build_prompt(observation, horizon, policy.far_first)
+        text = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        text += "\n</think>\n\n" if text.endswith("<think>\n") else ""
         ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
         at, n = ids.index(policy.image_token), int(grids[i].prod()) // merge
         prompts.append(Prompt(ids[:at] + [policy.image_token] * n + ids[at + 1:], (found.pooler_output[i], *(d[i] for d in deepstack)), grids[i]))
@@ -510,12 +559,30 @@ def _decoder(policy: Policy, shared: Shared, G: int, positions: "torch.Tensor") 
     return step
 
 
+def prompts_at_once(policy: Policy, prompts: Sequence[Prompt], how: Sampling) -> int:
+    """How many prompts a GPU can hold while they are sampled (on a CPU: all), with keys and values in 16 bits in half of what the
+    weights leave. Of the total memory, not of the free: the same card then gives the same samples."""
+    if policy.device.type == "cpu":
+        return max(1, len(prompts))
+    text, tokens = policy.core.config.text_config, max((len(p.ids) for p in prompts), default=0) + how.max_new_tokens
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    row = 4 * text.num_hidden_layers * text.num_key_value_heads * head * tokens + 16 * text.vocab_size
+    left = torch.cuda.get_device_properties(policy.device).total_memory - torch.cuda.memory_allocated(policy.device)
+    return max(1, int(left / 2 / row / how.group_size))
+
+
+def sample_all(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator=None) -> list[list[Rollout]]:
+    """sample() for as many prompts as there are."""
+    n = prompts_at_once(policy, prompts, how)
+    return [group for start in range(0, len(prompts), n) for group in sample(policy, prompts[start:start + n], how, generator)]
+
+
 def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int) -> Rollout:
     eos = policy.tokenizer.eos_token_id
     finished = eos in tokens
     tokens = tokens[: tokens.index(eos) + 1] if finished else tokens
     text = policy.tokenizer.decode([t for t in tokens if t != eos])
-    forecast, error = parse_forecast(text, horizon, far_first=policy.far_first)
+    forecast, error = parse_forecast(text, horizon, policy.frame(prompt.grid), policy.far_first)
     if not finished and error is None:
         error = f"cut off after {len(tokens)} tokens"
     lines = [policy.tokenizer.decode([t]).count("\n") for t in tokens]
@@ -568,6 +635,68 @@ def _picked(policy: Policy, states: "torch.Tensor", targets: "torch.Tensor", tem
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A frozen VLM as the tool agent: the text of a step and its screenshot -> a point
+# ----------------------------------------------------------------------------------------------------------------------
+
+ToolAgent = Callable[[list[tuple[Action, Example]]], list[Action | None]]
+# A question for each family, by a part of the model's name. UI-TARS and GUI-Owl answer in the form that they were trained on; Qwen-VL points in JSON.
+QUESTIONS = {
+    "ui-tars": "You are a GUI agent. You are given a task and a screenshot. You need to perform the next action to complete the task.\n\n"
+               "## Output Format\nAction: ...\n\n## Action Space\nclick(start_box='<|box_start|>(x1,y1)<|box_end|>')\n\n## User Instruction\n{}",
+    "gui-owl": "You may call one function:\n<tools>\n"
+               '{{"name": "computer_use", "arguments": {{"action": "left_click", "coordinate": [x, y]}}}}\n</tools>\n'
+               "Return a json object with its name and arguments within <tool_call></tool_call> tags.\nDo this one step on the screenshot: {}",
+    "": 'Find the element that this step acts on: {}\nAnswer with its centre and nothing else, as JSON: {{"point_2d": [x, y]}}',
+}
+_NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
+_PLACE = re.compile(rf"[(\[]\s*({_NUMBER}(?:\s*[,\s]\s*{_NUMBER}){{1,3}})\s*[)\]]")
+
+
+def parse_point(text: str, frame: tuple[float, float]) -> tuple[float, float] | None:
+    """The point of a grounder's answer, in 0..1; None where there is none on the screen. Never raises. A box counts as its centre.
+
+    >>> parse_point("Action: click(start_box='(540,600)')", (1080, 2400))
+    (0.5, 0.25)
+    """
+    for mark in ("</think>", "Action:", "<tool_call>"):
+        text = text.rsplit(mark, 1)[-1]
+    text = re.sub(r"<\|box_(?:start|end)\|>", "", text).replace("<point>", "(").replace("</point>", ")")
+    place = _PLACE.search(re.sub(r"\)\s*,\s*\(", ",", text))  # Qwen2-VL writes a box as (x1,y1),(x2,y2)
+    numbers = [float(n) for n in re.findall(_NUMBER, place[1])] if place else []
+    if len(numbers) not in (2, 4):
+        return None
+    x, y = (numbers[0] + numbers[-2]) / 2 / frame[0], (numbers[1] + numbers[-1]) / 2 / frame[1]
+    return (x, y) if 0 <= x <= 1 and 0 <= y <= 1 else None
+
+
+def vlm_tool_agent(policy: Policy) -> ToolAgent:
+    """A frozen Qwen-VL as the tool agent: for each (action, example) the action with the point that it finds on the screenshot, or None
+    when its answer names none. Adapters are off meanwhile, so that the policy's own base can serve, at no extra memory. Equal questions
+    are asked once, all in one greedy generation. Actions that need no point pass, and so do those that bring one along (DEPARTURE)."""
+    question = next(text for name, text in QUESTIONS.items() if name in policy.name.lower().replace("_", "-"))
+
+    def execute(pairs: list[tuple[Action, Example]]) -> list[Action | None]:
+        asked = {(e.observation.screenshot, str(a)): e.observation for a, e in pairs if a.kind in POINTING and a.point is None}
+        messages = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.format(plain(said))}]}] for _, said in asked]
+        with policy.peft.disable_adapter() if policy.peft else nullcontext():
+            prompts = encode(policy, list(asked.values()), 1, messages) if asked else []
+            answers = sample_all(policy, prompts, Sampling(1, 1, 0.0, 96))
+        points = {key: parse_point(g[0].text, policy.frame(p.grid)) for key, p, g in zip(asked, prompts, answers, strict=True)}
+        found = [a.point or points.get((e.observation.screenshot, str(a))) for a, e in pairs]
+        return [dataclasses.replace(a, point=p) if p or a.kind not in POINTING else None for (a, _), p in zip(pairs, found, strict=True)]
+
+    return execute
+
+
+_frozen = lru_cache(maxsize=1)(load_policy)
+
+
+def tool_agent(name: str, policy: Policy, max_pixels: int = 0) -> ToolAgent | None:
+    """What --tool_agent names: the policy's base, another model by name or path, or (empty) nothing but the world's own."""
+    return vlm_tool_agent(policy if name == "base" else _frozen(name, max_pixels=max_pixels, load_in_4bit=None)) if name else None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Plan-act loop
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -589,8 +718,9 @@ class Play:
 Planner = Callable[[list[Observation], list], list[tuple[list[Action], int]]]
 
 
-def policy_planner(policy: Policy, horizon: int, choose: str = "", candidates: int = 8, seed: int = 0) -> Planner:
-    """Forecasts of a policy: a function of (observations, environments) -> (forecast, tokens written) for each.
+def policy_planner(policy: Policy, horizon: int, tool: "ToolAgent | None" = None, choose: str = "", candidates: int = 8, seed: int = 0) -> Planner:
+    """Forecasts of a policy: a function of (observations, environments) -> (forecast, tokens written) for each. With `tool` the
+    first step, the one that is executed, has the point that this tool agent finds, or none where it refuses.
 
     Greedy, or with `choose` the best of `candidates` forecasts sampled at temperature 1 (DEPARTURE: not in the paper), the ways in
     which a whole forecast can decide about its first action: "likelihood", the one with the largest joint probability;
@@ -600,8 +730,13 @@ def policy_planner(policy: Policy, horizon: int, choose: str = "", candidates: i
     generator = torch.Generator(policy.device).manual_seed(seed)
 
     def plan(observations, _envs):
-        groups = sample(policy, encode(policy, observations, horizon), how, generator)
-        return [(_chosen(group, choose).forecast, sum(len(r.completion_ids) for r in group)) for group in groups]
+        groups = sample_all(policy, encode(policy, observations, horizon), how, generator)
+        chosen = [_chosen(group, choose) for group in groups]
+        if tool:  # asked for the first steps of all at once
+            pairs = [(r.forecast[0], Example(o, ())) for r, o in zip(chosen, observations, strict=True) if r.forecast]
+            for r, found in zip([r for r in chosen if r.forecast], tool(pairs), strict=True):
+                r.forecast[0] = found or dataclasses.replace(r.forecast[0], point=None)
+        return [(r.forecast, sum(len(each.completion_ids) for each in group)) for r, group in zip(chosen, groups, strict=True)]
 
     return plan
 
@@ -664,11 +799,23 @@ def read_run(folder: str | Path) -> dict:
 
 def run_policy(folder: str | Path, config: dict, name: str | None = "adapter") -> Policy:
     """The policy of a run: its last adapters, those of a stage, or none (the warm start); screens as large as in its training."""
-    policy = load_policy(config["base"], name and Path(folder) / name, max_pixels=config.get("max_pixels", 0))
+    policy = load_policy(config["base"], name and Path(folder) / name, max_pixels=config.get("max_pixels", 0),
+                         load_in_4bit=config.get("in_4bit", False))
     policy.far_first = config.get("order") == "far"
     return policy
 
 
+@contextmanager
+def memory_or_die() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        die("the GPU's memory is full: lower --micro_batch or --sample_batch (and --resume), or start again with less --max_pixels or --load_in_4bit")
+
+
+@memory_or_die()
 def main() -> None:
     from envs import TOYS, execute
     from eval import draw_episode
@@ -681,9 +828,10 @@ def main() -> None:
     args = parser.parse_args()
     config = read_run(args.run)
     policy = run_policy(args.run, config)
+    tool, T = tool_agent(config.get("tool_agent", ""), policy, config.get("max_pixels", 0)), config["horizon"]
     try:
-        env = TOYS[config["env"]](args.split, history=config["history"])
-        p = play(policy_planner(policy, config["horizon"]), [env], [args.seed], execute, config["horizon"], config["carry_forecast"])[0]
+        env = TOYS[config["env"]](args.split, policy.toy_scale, config["history"])
+        p = play(policy_planner(policy, T, tool), [env], [args.seed], partial(execute, pointed=bool(tool)), T, config["carry_forecast"])[0]
         draw_episode(p, args.picture)
     except ValueError as error:
         die(str(error))

@@ -860,13 +860,16 @@ def execute_forecasts(pairs: Sequence[tuple[Action, Example]]) -> list[Action | 
     return [example.tools(action) if example.tools else ground(action, example.elements, example.key) for action, example in pairs]
 
 
-def execute(env: "ToyGUI | ToyTools | ToolTask", action: Action | None) -> tuple[Observation, float, bool, bool, dict]:
+def execute(env: "ToyGUI | ToyTools | ToolTask", action: Action | None, pointed: bool = False) -> tuple[Observation, float, bool, bool, dict]:
     """Hand one forecast step to the tool agent and what it returns to the environment; None (nothing could be parsed)
-    counts as a refusal. On the split `flaky` the tool agent's failures depend on the step, so that a retry can help."""
+    counts as a refusal. On the split `flaky` the tool agent's failures depend on the step, so that a retry can help. `pointed`: another
+    tool agent was asked before; it refused a step that should point and does not."""
     if not isinstance(env, ToyGUI):  # the tools act in step
         return env.step(action, "unreadable")
     flaky = FLAKY if env.split == "flaky" else 0.0
     grounded = action and ground(action, env.visible(), env.key() + (f"/{env.steps}" if flaky else ""), flaky)
+    if pointed:
+        grounded = action if action and (action.point or action.kind not in POINTING) else None
     return env.step(grounded, said=str(action) if action else "unreadable")
 
 

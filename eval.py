@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from agent import Planner, Play, play, policy_planner, read_run, run_policy, torch
+from agent import Planner, Play, memory_or_die, play, policy_planner, read_run, run_policy, tool_agent, torch
 from envs import (
     GTA_TOOLS,
     NUMBERS,
@@ -100,12 +100,14 @@ def oracle_planner(horizon: int) -> Planner:
 
 
 def evaluate_toy(planner: Planner, split: str, n: int, horizon: int, history: int, scale: int = 1, carry: bool = False,
-                 batch: int = 100, progress=None, world: str = "toy-gui") -> tuple[dict, list[Play]]:
-    """Play seeds 0..n-1 of a toy split; returns the metrics of the module docstring and the plays."""
+                 batch: int = 100, progress=None, world: str = "toy-gui",
+                 pointed: bool = False) -> tuple[dict, list[Play]]:
+    """Play seeds 0..n-1 of a toy split; returns the metrics of the module docstring and the plays. `pointed`: the planner has asked a
+    tool agent of its own."""
     plays = []
     for start in range(0, n, batch):
         seeds = range(start, min(start + batch, n))
-        plays += play(planner, [TOYS[world](split, scale, history) for _ in seeds], seeds, execute, horizon, carry)
+        plays += play(planner, [TOYS[world](split, scale, history) for _ in seeds], seeds, partial(execute, pointed=pointed), horizon, carry)
         if progress:
             progress(len(seeds))
     return toy_metrics(plays, horizon), plays
@@ -137,11 +139,11 @@ def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def draw_episode(p: Play, path: str | Path, scale: int = 2, columns: int = 5) -> None:
+def draw_episode(p: Play, path: str | Path, width: int = 256, columns: int = 5) -> None:
     """Film strip of one episode: each screen with the forecast drawn over it (the numbers stand where its steps point, 1 is
     executed), and the forecast below. Green: executed; red: refused or impossible; grey: forecast only."""
     screens = [o.screenshot() for o in p.observations]
-    w, h, foot, gap = screens[0].width * scale, screens[0].height * scale, 12 + 15 * max(map(len, p.forecasts), default=1) + 6, 10
+    w, h, foot, gap = width, screens[0].height * width // screens[0].width, 12 + 15 * max(map(len, p.forecasts), default=1) + 6, 10
     columns = min(columns, len(screens))
     rows = math.ceil(len(screens) / columns)
     sheet = Image.new("RGB", (columns * (w + gap) + gap, 52 + rows * (h + foot + 24 + gap)), "white")
@@ -153,7 +155,7 @@ def draw_episode(p: Play, path: str | Path, scale: int = 2, columns: int = 5) ->
         x, y = gap + (i % columns) * (w + gap), 52 + (i // columns) * (h + foot + 24 + gap)
         colour = "green" if p.results[i] == "ok" else "firebrick"
         pen.text((x, y + 4), f"step {i + 1}" + ("" if p.results[i] == "ok" else f": {p.results[i]}"), fill=colour, font=text)
-        sheet.paste(screen.resize((w, h), Image.Resampling.NEAREST), (x, y + 24))
+        sheet.paste(screen.resize((w, h), Image.Resampling.NEAREST if screen.width <= w else Image.Resampling.BOX), (x, y + 24))
         pen.rectangle((x, y + 24, x + w, y + 24 + h), outline="gray")
         for k in reversed(range(len(p.forecasts[i]))):
             shade = colour if k == 0 else "gray"
@@ -726,7 +728,7 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     torch.set_num_threads(threads)
     config, start = read_run(folder), time.monotonic()
     policy = run_policy(folder, config, None if arm == "warmup" else how.get("adapter", "adapter"))
-    planner = policy_planner(policy, config["horizon"], how.get("choose", ""), seed=seed)
+    planner = policy_planner(policy, config["horizon"], choose=how.get("choose", ""), seed=seed)
     rows = {split: evaluate_toy(planner, split, limit, config["horizon"], config["history"], carry=config["carry_forecast"])[0]
             for split in ABLATION_SPLITS}
     seconds, log = json.loads((folder / "results.json").read_text())["seconds"], folder / "metrics.jsonl"
@@ -849,11 +851,15 @@ def exam(run: str, split: str, n: int) -> dict[str, dict]:
     with tqdm(total=n * len(rows), unit="task", mininterval=1) as bar:
         for name in rows:
             bar.set_description(name)
+            tool, scale = None, 1
             if name in ("random", "oracle"):
                 planner = random_planner() if name == "random" else oracle_planner(config["horizon"])
             else:
-                planner = policy_planner(run_policy(run, config, None if name == "warmup" else name), config["horizon"])
-            found[name], _ = evaluate_toy(planner, split, n, *shape, carry=config["carry_forecast"], progress=bar.update, world=config["env"])
+                policy = run_policy(run, config, None if name == "warmup" else name)
+                tool, scale = tool_agent(config.get("tool_agent", ""), policy, config.get("max_pixels", 0)), policy.toy_scale
+                planner = policy_planner(policy, config["horizon"], tool)
+            found[name], _ = evaluate_toy(planner, split, n, *shape, scale, config["carry_forecast"], progress=bar.update, world=config["env"],
+                                          pointed=bool(tool))
     return found
 
 
@@ -874,7 +880,8 @@ def bench(args: argparse.Namespace) -> dict:
     if args.run:
         config = read_run(args.run)
         policy = run_policy(args.run, config)
-        predict = lambda seen, horizon: policy_planner(policy, horizon)([seen], None)[0][0]  # noqa: E731
+        tool = tool_agent(config.get("tool_agent", ""), policy, config.get("max_pixels", 0))
+        predict = lambda seen, horizon: policy_planner(policy, horizon, tool)([seen], None)[0][0]  # noqa: E731
         shape = {"horizon": config["horizon"], "history": config["history"]}
     if args.bench in TOOL_BENCHES:
         planner = policy_planner(policy, config["horizon"]) if args.run else None
@@ -889,6 +896,7 @@ def bench(args: argparse.Namespace) -> dict:
     return found
 
 
+@memory_or_die()
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Examine a trained policy, or another agent's predictions, on held-out tasks.")
     parser.add_argument("--run", help="folder of a run of train.py")

@@ -9,6 +9,7 @@
     python train.py                                          # tiny VLM, toy GUI, CPU
     python train.py --horizon 1 --stages warmup,stage2       # the reactive control with the grounded reward
     python train.py --resume                                 # go on where a killed run stopped, to the same bits
+    python train.py --model Qwen/Qwen3-VL-2B-Instruct        # a real model on one GPU; torchrun --nproc_per_node N train.py ...: on N
 
 Written to --output_dir: config.json, metrics.jsonl (a line an update), rollouts.jsonl (what was sampled), results.json, curves.png,
 episode.png, stage1/ (adapters after stage 1), adapter/ (the last ones), checkpoint.pt (for --resume).
@@ -16,6 +17,7 @@ episode.png, stage1/ (adapters after stage 1), adapter/ (the last ones), checkpo
 
 import argparse
 import dataclasses
+import datetime
 import hashlib
 import itertools
 import json
@@ -37,6 +39,7 @@ from agent import (
     TOY_WORDS,
     Group,
     Policy,
+    Prompt,
     Rollout,
     Sampling,
     add_lora,
@@ -45,8 +48,11 @@ from agent import (
     format_forecast,
     load_policy,
     make_tiny,
+    memory_or_die,
     policy_planner,
+    prompts_at_once,
     sample,
+    tool_agent,
     torch,
     trainable,
 )
@@ -96,8 +102,11 @@ class Config:
     data: str = flag("", "recorded data in place of the toy GUI: name:ROOT, several joined by commas, each with an optional *weight; "
                          "names: androidcontrol, gui-odyssey, mind2web, agentnet (docs/data.md)")
     model: str = flag("", "name or path of a Qwen-VL; empty: the project's tiny one, which the warm start teaches to read and to act")
-
     max_pixels: int = flag(0, "largest screenshot in pixels that a model is shown; 0 keeps the image processor's own limit")
+    load_in_4bit: bool | None = flag(None, "NF4 weights: less memory, half the speed; by default on CUDA if 16 bits would fill more than half of it")
+    gradient_checkpointing: bool = flag(False, "compute activations again in the backward: far less memory, a third more time; with --model on")
+    tool_agent: str = flag("", "the frozen tool agent of stage 2: base (the same weights without adapters, no extra memory), a name or path "
+                               "(UI-TARS, GUI-Owl, Qwen-VL); empty: the toy's own, or the words and boxes of recorded data")
 
     horizon: int = flag(5, "T, the actions of a forecast; 1 is a reactive agent. The paper's best is about 10, on tasks three times as long")
     history: int = flag(4, "K, past steps in the prompt as text; 0 leaves the agent without memory")
@@ -115,12 +124,13 @@ class Config:
     group_size: int = flag(8, "G, forecasts per prompt: the group is the baseline")
     prompts_per_update: int = flag(16, "P, prompts in one update; more is a steadier gradient at more cost")
     micro_batch: int = flag(16, "prompts in one forward and backward; a knob for memory, the gradient does not depend on it")
+    sample_batch: int = flag(0, "prompts that are sampled at once, each such part with its own random numbers; 0: all, or what CUDA's memory holds")
     updates_per_batch: int = flag(1, "optimiser steps on the same rollouts; with 1 the ratio is exactly 1 and the clip never acts")
     clip_low: float = flag(0.2, "the ratio may fall to 1 - clip_low before its gradient stops")
     clip_high: float = flag(0.2, "and rise to 1 + clip_high")
     kl_weight: float = flag(0.0, "weight of the KL term to the policy without adapters; 0 saves a forward (DEPARTURE: the paper leaves it open)")
     temperature: float = flag(1.0, "of sampling and of scoring alike; below 1 groups lose their spread")
-    learning_rate: float = flag(1e-3, "of the adapters, falling linearly to 0 in each stage (docs/experiments.md)")
+    learning_rate: float = flag(1e-3, "of the adapters, falling linearly to 0 in each stage (docs/experiments.md); with --model 2e-5")
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm; guards against a rare bad batch")
     lora_rank: int = flag(16, "rank of the adapters")
     lora_alpha: int = flag(32, "adapters are scaled by alpha / rank")
@@ -148,8 +158,10 @@ def parse_config(argv: list[str] | None = None) -> Config:
     parser = argparse.ArgumentParser(description="Train TraceR1: warm start, stage 1, stage 2.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for f in dataclasses.fields(Config):
-        kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool) else {"type": type(f.default)}
+        kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool | None) else {"type": type(f.default)}
         parser.add_argument(f"--{f.name}", default=f.default, help=f.metadata["help"], **kind)
+    if parser.parse_known_args(argv)[0].model:  # what suits a model that a warm start did not teach; a flag that is given still wins
+        parser.set_defaults(learning_rate=2e-5, gradient_checkpointing=True)
     config = Config(**vars(parser.parse_args(argv)))
     at_least = {"horizon": 1, "group_size": 2, "prompts_per_update": 1, "micro_batch": 1, "updates_per_batch": 1, "train_tasks": 1,
                 "warmup_batch": 1, "warmup_horizon": 1, "reading_steps": 1, "warmup_steps": 1, "eval_tasks": 1, "save_every": 1, "lora_rank": 1}
@@ -169,6 +181,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
     for name, choices in (("credit", ("step", "trajectory")), ("order", ("near", "far"))):
         if getattr(config, name) not in choices:
             die(f"--{name} {getattr(config, name)}: choose {' or '.join(choices)}")
+    if config.prompts_per_update % world():
+        die(f"--prompts_per_update {config.prompts_per_update}: must be a multiple of the {world()} processes of torchrun")
     parse_data(config.data)
     if unknown := set(config.stages.split(",")) - {"warmup", "stage1", "stage2"}:
         die(f"--stages: unknown stage {', '.join(sorted(unknown))}; choose from warmup, stage1, stage2")
@@ -375,8 +389,33 @@ def _step(optimizers, weights, loss, max_norm: float) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# GRPO: one loop for both stages
+# GRPO: one loop for both stages. Under torchrun each process takes its share of an update's prompts, and the first writes and prints
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def world() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def summed(tensor):
+    if world() > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def gathered(items: list) -> list:
+    found = [items] * world()
+    if world() > 1:
+        torch.distributed.all_gather_object(found, items)
+    return [item for part in found for item in part]
+
+
+def first_only(f):
+    return lambda *args, **named: None if rank() else f(*args, **named)
 
 
 def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iterator[list[Example]]:
@@ -385,7 +424,8 @@ def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iter
     for update in itertools.count(first):
         rng, drawn = random.Random(f"draw {config.seed} {stage} {update}"), []
         for _ in range(config.prompts_per_update):
-            record = demonstration("train", rng.randrange(config.train_tasks), config.horizon, config.demo_noise, config.history, world=config.env)
+            record = demonstration("train", rng.randrange(config.train_tasks), config.horizon, config.demo_noise, config.history, policy.toy_scale,
+                                   config.env)
             i = rng.randrange(len(record))
             drawn.append((record[i], record[i - 1] if i else None, record[i - 2].reference[1:] if i > 1 else ()))
         examples = [example for example, _, _ in drawn]
@@ -428,12 +468,11 @@ def recorded_examples(config: Config, stage: str, first: int) -> Iterator[list[E
         examples = []
 
 
-def score(groups: list[Group], stage: str, config: Config) -> dict[str, float]:
-    """Fill in reward terms and advantages. Stage 2 asks the frozen tool agent what it makes of the first forecast step. Returns tool_errors:
-    the share of first steps whose tool raised or hung (they are paid 0)."""
-    said = [(r.forecast[0], g.example) for g in groups for r in g.rollouts if r.forecast and stage == "stage2"]
-    answers = execute_forecasts(said)
-    waiting = iter(answers)
+def score(groups: list[Group], stage: str, config: Config, tool=execute_forecasts) -> int:
+    """Fill in reward terms and advantages. Stage 2 asks the frozen tool agent what it makes of the first forecast steps, of all at once;
+    returns how many it could not execute."""
+    firsts = [(r.forecast[0], g.example) for g in groups for r in g.rollouts if r.forecast] if stage == "stage2" else []
+    done = iter(answers := tool(firsts))
     for group in groups:
         truth = group.example
         for r in group.rollouts:
@@ -441,15 +480,14 @@ def score(groups: list[Group], stage: str, config: Config) -> dict[str, float]:
                 r.reward_terms, r.step_rewards = trajectory_reward(r.forecast, truth.reference, config.horizon, config.gamma, config.lambda_align,
                                                                    config.lambda_rep, r.parse_error is None)
             else:
-                executed = next(waiting) if r.forecast else None
+                executed = next(done) if r.forecast else None
                 value = max(grounded_reward(executed, goal, truth.boxes) for goal in truth.goals or truth.reference[:1])
                 r.reward_terms, r.step_rewards = {"grounded": value, "reward": value}, [value] + [0.0] * config.horizon
         written = slice(None, None, -1 if config.order == "far" else 1)  # what is written later can depend on what is written earlier
         advantages = group_advantages(np.array([r.step_rewards for r in group.rollouts])[:, written], config.credit, config.std_normalise)[:, written]
         for r, a in zip(group.rollouts, advantages.tolist(), strict=True):
             r.advantages = a
-    broken = sum(a is not None and a.kind == "call" and a.text.endswith("= broken") for a in answers)
-    return {"tool_errors": broken / max(1, len(said))} if stage == "stage2" else {}
+    return sum(answer is None or (answer.kind == "call" and answer.text.endswith("= broken")) for answer in answers)
 
 
 def grpo_loss(logprobs, old_logprobs, advantages, mask, normaliser: int, clip_low: float = 0.2, clip_high: float = 0.2,
@@ -481,13 +519,16 @@ def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer
     the normaliser.
     """
     weights = trainable(policy)
-    tokens = sum(len(r.completion_ids) for g in groups for r in g.rollouts)
     live = groups if config.kl_weight else [g for g in groups if has_signal(g)]
+    tokens, learning = summed(torch.tensor([sum(len(r.completion_ids) for g in groups for r in g.rollouts), len(live)])).tolist()
     found = {"loss": 0.0, "grad_norm": 0.0, "clip_ratio": 0.0, "kl": 0.0}
+    size = micro_batch(policy, live, config)
+    grow = 4096.0 if policy.core.dtype == torch.float16 else 1.0  # the gradients of single tokens would be 0 in float16
+    policy.core.train(config.gradient_checkpointing)  # transformers checkpoints in training mode only, and cannot sample in it
     for _ in range(config.updates_per_batch):
         optimizer.zero_grad()
-        for start in range(0, len(live), config.micro_batch):
-            part = live[start:start + config.micro_batch]
+        for start in range(0, len(live), size):
+            part = live[start:start + size]
             prompts, written = [g.prompt for g in part], [[r.completion_ids for r in g.rollouts] for g in part]
             logprobs, mask = completion_logprobs(policy, prompts, written, config.temperature)
             reference = None
@@ -496,13 +537,30 @@ def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer
                     reference, _ = completion_logprobs(policy, prompts, written, config.temperature)
             old, advantages = _padded(part, lambda r: r.old_logprobs, mask), _padded(part, lambda r: [r.advantages[s] for s in r.step_index], mask)
             loss, clipped, kl = grpo_loss(logprobs, old, advantages, mask, tokens, config.clip_low, config.clip_high, reference, config.kl_weight)
-            loss.backward()
+            (loss * grow).backward()
             found["loss"] += loss.item() / config.updates_per_batch
             found["clip_ratio"] += clipped / tokens / config.updates_per_batch
             found["kl"] += kl / tokens / config.updates_per_batch
+        for w in weights if learning and (world() > 1 or grow > 1) else ():  # the sum over all processes
+            w.grad = summed(torch.zeros_like(w) if w.grad is None else w.grad / grow)
         found["grad_norm"] = torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm).item()
-        optimizer.step()
-    return found
+        if np.isfinite(found["grad_norm"]):
+            optimizer.step()
+    policy.core.eval()
+    parts = ("loss", "clip_ratio", "kl")  # of this process; the norm is of the sum already
+    return found | dict(zip(parts, summed(torch.tensor([found[name] for name in parts], dtype=torch.float64)).tolist(), strict=True))
+
+
+def micro_batch(policy: Policy, groups: list[Group], config: Config) -> int:
+    """--micro_batch, or less where CUDA's free memory would not hold that many rows with their gradients."""
+    if policy.device.type == "cpu" or not groups:
+        return config.micro_batch
+    c, longest = policy.core.config.text_config, max(len(r.completion_ids) for g in groups for r in g.rollouts)
+    row = max(len(g.prompt.ids) for g in groups) + config.group_size * longest
+    layer = 2 * (16 * c.hidden_size + 4 * c.intermediate_size)  # bytes that one layer keeps of a token for the backward
+    token = layer + 2 * c.num_hidden_layers * c.hidden_size if config.gradient_checkpointing else layer * c.num_hidden_layers
+    left = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated() - 16 * 2048 * c.vocab_size
+    return min(config.micro_batch, max(1, int(0.8 * left / (row * (token + row)))))
 
 
 def _padded(groups: list[Group], values, mask):
@@ -529,31 +587,47 @@ def summary(groups: list[Group]) -> dict[str, float]:
     }
 
 
+def draw_samples(policy: Policy, prompts: list[Prompt], how: Sampling, config: Config, when: str) -> list[list[Rollout]]:
+    """The rollouts of one update, --sample_batch prompts at a time."""
+    found, size = [], config.sample_batch or prompts_at_once(policy, prompts, how)
+    for start in range(0, len(prompts), size):
+        # Each update has its own generator: nothing but weights and optimiser state needs to survive a restart.
+        at = f" {begin}" if (begin := rank() * len(prompts) + start) else ""
+        generator = torch.Generator(policy.device).manual_seed(int(hashlib.sha256(f"{config.seed} {when}{at}".encode()).hexdigest()[:15], 16))
+        found += sample(policy, prompts[start:start + size], how, generator)
+    return found
+
+
 def run_stage(policy: Policy, config: Config, stage: str, run: "Run") -> None:
     """All updates of one stage, from where the checkpoint stands."""
     optimizer = torch.optim.AdamW(trainable(policy), lr=config.learning_rate, weight_decay=0.0)
     how = Sampling(config.horizon, config.group_size, config.temperature, policy.max_new_tokens(config.horizon))
     first, total = run.restore(policy, optimizer, stage), getattr(config, f"{stage}_updates")
     batches = recorded_examples(config, stage, first) if config.data else toy_examples(policy, config, stage, first)
-    flat = 0
-    for update in (bar := tqdm(range(first, total), desc=stage, initial=first, total=total, unit="update", mininterval=1)):
-        # Each update has its own generator: nothing but weights and optimiser state needs to survive a restart.
-        generator = torch.Generator(policy.device).manual_seed(int(hashlib.sha256(f"{config.seed} {stage} {update}".encode()).hexdigest()[:15], 16))
+    flat = garbled = 0
+    tool = tool_agent(config.tool_agent, policy, config.max_pixels) or execute_forecasts
+    for update in (bar := tqdm(range(first, total), desc=stage, initial=first, total=total, unit="update", mininterval=1, disable=rank() > 0)):
         try:
             examples = next(batches)
         except ValueError as error:  # a data set that is empty or mostly bad
             die(str(error))
-        prompts = encode(policy, [e.observation for e in examples], config.horizon)
-        groups = [Group(*parts) for parts in zip(examples, prompts, sample(policy, prompts, how, generator), strict=True)]
-        errors = score(groups, stage, config)
+        own = examples[rank() * len(examples) // world():(rank() + 1) * len(examples) // world()]
+        prompts = encode(policy, [e.observation for e in own], config.horizon)
+        groups = [Group(*parts) for parts in zip(own, prompts, draw_samples(policy, prompts, how, config, f"{stage} {update}"), strict=True)]
+        errors = score(groups, stage, config, tool)
         for part in optimizer.param_groups:
             part["lr"] = config.learning_rate * (1 - update / total)
-        line = {"stage": stage, "update": update} | summary(groups) | errors | update_policy(policy, groups, config, optimizer)
+        everyone = [Group(e, None, r) for e, r in zip(examples, gathered([g.rollouts for g in groups]), strict=True)]
+        line = {"stage": stage, "update": update} | summary(everyone) | update_policy(policy, groups, config, optimizer)
+        line |= {"tool_errors": summed(torch.tensor(errors)).item()} if stage == "stage2" else {}
         flat = flat + 1 if line["frac_zero_std"] > 0.9 else 0
         if flat == 10:
             tqdm.write("warning: for 10 updates more than 90 % of the groups had equal rewards, so there is almost nothing to learn from; "
                        "rollouts.jsonl shows what was sampled (all unreadable? temperature too low? task solved?)", file=sys.stderr)
-        run.log(line, groups[: config.keep_groups])
+        garbled = garbled + 1 if line["frac_parse_error"] > 0.5 else 0
+        if garbled == 10:
+            tqdm.write("warning: for 10 updates more than half of the answers could not be read to the end: see rollouts.jsonl", file=sys.stderr)
+        run.log(line, everyone[: config.keep_groups])
         bar.set_postfix_str(f"reward {line['reward']:.2f}, success {run.last_success}")
         if (update + 1) % config.save_every == 0 or update + 1 == total:
             run.save(policy, optimizer, stage, update + 1)
@@ -571,35 +645,42 @@ class Run:
     def __init__(self, config: Config):
         self.config, self.folder, self.last_success = config, Path(config.output_dir), "-"
         self.results = {"seed": config.seed, "config": dataclasses.asdict(config), "seconds": {}, config.eval_split: {}}
-        self.state: dict = {}
+        self.state, self.before = {}, {}
+        if rank():
+            torch.distributed.barrier()  # the first process looks at the folder and makes the warm start
         if config.resume:
             self._reopen()
         elif self.folder.exists() and not self.folder.is_dir():
             die(f"--output_dir {self.folder}: there is a file of that name")
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif not rank() and self.folder.exists() and any(self.folder.iterdir()):
             die(f"{self.folder} is not empty: add --resume to go on with it, or choose another --output_dir")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             die(f"cannot write to {self.folder}: {error.strerror}")
         base = warm_base(config)
-        self.policy = load_policy(base, max_pixels=config.max_pixels)  # before anything is written: a wrong name leaves no run behind
+        self.policy = load_policy(base, max_pixels=config.max_pixels, load_in_4bit=self.before.get("in_4bit", config.load_in_4bit))
+        tool_agent(config.tool_agent, self.policy, config.max_pixels)  # before anything is written: a wrong name leaves no run behind
         self.policy.far_first = config.order == "far"
-        write(self.folder / "config.json", json.dumps({"base": str(base)} | dataclasses.asdict(config), indent=1))
+        written = {"base": str(base), "in_4bit": getattr(self.policy.core, "is_loaded_in_4bit", False)} | dataclasses.asdict(config)
+        first_only(write)(self.folder / "config.json", json.dumps(written, indent=1))
+        if world() > 1 and rank() == 0:
+            torch.distributed.barrier()
 
     def _reopen(self) -> None:
         path = self.folder / "config.json"
         if not path.exists():
             die(f"--resume: there is no {path}")
         try:
-            before = json.loads(path.read_text())
+            before = self.before = json.loads(path.read_text())
             if not isinstance(before, dict):
                 raise ValueError("not an object")
             before.setdefault("env", "toy-gui")  # older runs know no other world
         except ValueError as error:
             die(f"--resume: {path} is damaged: {error}")
         now = dataclasses.asdict(self.config)
-        free = ("resume", "output_dir", "threads", "micro_batch", "save_every")  # settings that do not change the result
+        free = ("resume", "output_dir", "threads", "micro_batch", "save_every", "gradient_checkpointing",  # they do not change the result
+                "sample_batch", "load_in_4bit")  # this changes the draws to come only, and this is not asked again
         if changed := [name for name in now if name not in free and before.get(name) != now[name]]:
             die(f"--resume: {path} was made with other settings: " + ", ".join(f"{n} {before.get(n)!r}, not {now[n]!r}" for n in changed))
         if (self.folder / "checkpoint.pt").exists():
@@ -609,7 +690,7 @@ class Run:
             except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
                 die(f"--resume: {self.folder / 'checkpoint.pt'} is damaged: {str(error).splitlines()[0][:120]}")
         for name in ("metrics.jsonl", "rollouts.jsonl"):
-            if (self.folder / name).exists():
+            if (self.folder / name).exists() and not rank():
                 os.truncate(self.folder / name, self.state.get(name, 0))
 
     def restore(self, policy: Policy, optimizer, stage: str) -> int:
@@ -623,6 +704,7 @@ class Run:
         optimizer.load_state_dict(self.state["optimizer"])
         return self.state["update"]
 
+    @first_only
     def log(self, line: dict, groups: list[Group]) -> None:
         with open(self.folder / "metrics.jsonl", "a") as out:
             out.write(json.dumps(line) + "\n")
@@ -631,6 +713,7 @@ class Run:
                 for r in group.rollouts:
                     out.write(json.dumps({"stage": line["stage"], "update": line["update"]} | r.record(group.example)) + "\n")
 
+    @first_only
     def save(self, policy: Policy, optimizer, stage: str, update: int) -> None:
         weights = {n: p.detach() for n, p in policy.core.named_parameters() if p.requires_grad}
         self.state = {"stage": stage, "update": update, "weights": weights, "optimizer": optimizer.state_dict(), "results": json.dumps(self.results)}
@@ -638,11 +721,13 @@ class Run:
         torch.save(self.state, self.folder / "checkpoint.tmp")
         os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
 
+    @first_only
     def save_adapter(self, policy: Policy, name: str) -> None:
         policy.peft.save_pretrained(self.folder / f"{name}.tmp")
         shutil.rmtree(self.folder / name, ignore_errors=True)
         os.replace(self.folder / f"{name}.tmp", self.folder / name)
 
+    @first_only
     def draw(self, policy: Policy) -> None:
         """curves.png and episode.png: what a person looks at first."""
         c, split = self.config, self.config.eval_split
@@ -651,11 +736,14 @@ class Run:
         draw_curves([json.loads(line) for line in lines], self.results[split], split, self.folder / "curves.png")
         if c.data:
             return
-        _, plays = evaluate_toy(policy_planner(policy, c.horizon), split, 20, c.horizon, c.history, carry=c.carry_forecast, world=c.env)
+        planner = policy_planner(policy, c.horizon, tool_agent(c.tool_agent, policy, c.max_pixels))
+        _, plays = evaluate_toy(planner, split, 20, c.horizon, c.history, policy.toy_scale, c.carry_forecast, world=c.env,
+                                pointed=bool(c.tool_agent))
         solved = [p for p in plays if p.success] or plays
         draw_episode(max(solved, key=lambda p: len(p.results)), self.folder / "episode.png")
         print(f"pictures: {self.folder / 'curves.png'}, {self.folder / 'episode.png'}; numbers: {self.folder / 'results.json'}")
 
+    @first_only
     def examine(self, name: str, planner) -> None:
         """Play the held-out tasks once and keep the result: a resumed run does not play them again."""
         c, split = self.config, self.config.eval_split
@@ -663,7 +751,9 @@ class Run:
             return  # recorded data have no episodes to play: eval.py --bench scores them
         if name not in self.results[split]:
             with tqdm(total=c.eval_tasks, desc=f"exam: {name}", unit="task", mininterval=1) as bar:
-                found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, carry=c.carry_forecast, progress=bar.update, world=c.env)
+                pointed = bool(c.tool_agent) and name not in ("random", "oracle")
+                found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, self.policy.toy_scale, c.carry_forecast,
+                                        progress=bar.update, world=c.env, pointed=pointed)
             self.results[split][name] = found
             write(self.folder / "results.json", json.dumps(self.results, indent=1))
         found = self.results[split][name]
@@ -673,10 +763,15 @@ class Run:
                    f"first action right {found['accuracy_at_k'][0]:.1%}, refused by the tool agent {found['failed']:.1%}")
 
 
+@memory_or_die()
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(argv)
     if config.threads:
         torch.set_num_threads(config.threads)
+    if world() > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group(timeout=datetime.timedelta(days=1))  # the others wait while the first takes an exam
     clock = time.monotonic()
     run = Run(config)
     policy = run.policy
@@ -686,13 +781,16 @@ def main(argv: list[str] | None = None) -> None:
         run.results["seconds"].setdefault(name, round(time.monotonic() - clock, 1))
         clock = time.monotonic()
 
-    print(f"{(P := config.prompts_per_update)} prompts x {(G := config.group_size)} forecasts = {P * G} rollouts an update, "
+    first_only(print)(f"{(P := config.prompts_per_update)} prompts x {(G := config.group_size)} forecasts = {P * G} rollouts an update, "
           f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, seed {config.seed}", flush=True)
     lap("warmup")
     run.examine("random", random_planner(config.seed))
-    run.examine("warmup", policy_planner(policy, config.horizon))
+    planner = policy_planner(policy, config.horizon, tool_agent(config.tool_agent, policy, config.max_pixels))
+    run.examine("warmup", planner)
     lap("exams")
     add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
+    if config.gradient_checkpointing:
+        policy.core.activation_checkpointing_enable()
     for stage in ("stage1", "stage2"):
         if stage not in config.stages.split(","):
             continue
@@ -701,12 +799,14 @@ def main(argv: list[str] | None = None) -> None:
         run_stage(policy, config, stage, run)
         run.save_adapter(policy, stage)
         lap(stage)
-        run.examine(stage, policy_planner(policy, config.horizon))
+        run.examine(stage, planner)
     run.save_adapter(policy, "adapter")
     run.examine("oracle", oracle_planner(config.horizon))
     lap("exams")
-    write(run.folder / "results.json", json.dumps(run.results, indent=1))
+    first_only(write)(run.folder / "results.json", json.dumps(run.results, indent=1))
     run.draw(policy)
+    if world() > 1:
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
