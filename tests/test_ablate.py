@@ -147,6 +147,6 @@ def test_choosing_among_forecasts():
 def test_choosing_is_repeatable_and_counts_its_tokens(policy):
     envs = [ToyGUI("test") for _ in range(2)]
     seen = [env.reset(i)[0] for i, env in enumerate(envs)]
-    one, two = (policy_planner(policy, 2, "agreement", candidates=4, seed=1)(seen, envs) for _ in range(2))
+    one, two = (policy_planner(policy, 2, choose="agreement", candidates=4, seed=1)(seen, envs) for _ in range(2))
     assert one == two
     assert all(tokens > 4 for _, tokens in one)

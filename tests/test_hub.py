@@ -244,7 +244,7 @@ def test_the_planner_hands_on_what_the_tool_agent_found(hubs, monkeypatch):
     policy = load_policy(hubs["qwen3_vl"])
     points = iter([(Action("click", "Save", (0.5, 0.5))), None])
     actions = [[Action("click", "Save"), Action("done")], [Action("click", "Exit", (0.9, 0.9))], []]
-    monkeypatch.setattr(agent, "greedy", lambda *_: [[Rollout([], [1], [], "", "stop", list(a), None, [])] for a in actions])
+    monkeypatch.setattr(agent, "sample_all", lambda *_: [[Rollout([], [1], [], "", "stop", list(a), None, [])] for a in actions])
     plans = agent.policy_planner(policy, 2, lambda pairs: [next(points) for _ in pairs])([observe(i) for i in range(3)], None)
     assert [f for f, _ in plans] == [[Action("click", "Save", (0.5, 0.5)), Action("done")], [Action("click", "Exit")], []]
 

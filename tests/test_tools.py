@@ -252,13 +252,13 @@ def test_stage_2_pays_answers_and_counts_tools_that_raise_or_hang(monkeypatch):
     first = best(env).text
     texts = [f"call {first}", f"call {first}\nfly", "call read car", "call", "", f"answer {env.answer}"]
     groups = groups_of(example, *texts)
-    assert score(groups, "stage2", config) == {"tool_errors": 0.0} and score(groups, "stage1", config) == {}
+    assert score(groups, "stage2", config) == 0 and score(groups, "stage1", config) == 0
     score(groups, "stage2", config)
     assert [r.reward for r in groups[0].rollouts] == [1, 1, 0, 0, 0, 1]
     for broken in (lambda *_: 1 / 0, lambda *_: time.sleep(1)):
         monkeypatch.setattr(envs, "toy_tool", broken)
         monkeypatch.setattr(envs, "TOOL_SECONDS", 0.02)
-        assert score(groups, "stage2", config) == {"tool_errors": 3 / 4}  # what stands after `call` in the fourth is no line
+        assert score(groups, "stage2", config) == 3  # what stands after `call` in the fourth is no line
         assert [r.reward for r in groups[0].rollouts] == [0, 0, 0, 0, 0, 1]
         observation, *_, info = dataclasses.replace(example).tools.__self__.step(Action("call", first))
         assert info["result"] == "broken" and observation.history[-1] == f"call {first} = broken"
