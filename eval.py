@@ -689,7 +689,8 @@ ARMS: dict[str, tuple[str, dict]] = {
     "choose_agreement": ("", {"choose": "agreement"}),
 }
 MAIN_ARMS = ("warmup", "reactive_text", "reactive_grounded", "stage1", "stage2", "tracer1", "without_stage2")
-ABLATION_SPLITS = ("test", "popup", "flaky", "layout", "app")
+ABLATION_SPLITS = {"toy-gui": ("test", "popup", "flaky", "layout", "app"), "toy-tools": ("test", "flaky", "composition", "tool")}
+DISTURBED = {"popup", "flaky", "layout"}
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)   # Student's t, two-sided 95 %, 1 to 9 degrees of freedom
 
 
@@ -729,8 +730,8 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     config, start = read_run(folder), time.monotonic()
     policy = run_policy(folder, config, None if arm == "warmup" else how.get("adapter", "adapter"))
     planner = policy_planner(policy, config["horizon"], choose=how.get("choose", ""), seed=seed)
-    rows = {split: evaluate_toy(planner, split, limit, config["horizon"], config["history"], carry=config["carry_forecast"])[0]
-            for split in ABLATION_SPLITS}
+    rows = {split: evaluate_toy(planner, split, limit, config["horizon"], config["history"], carry=config["carry_forecast"],
+                                world=config["env"])[0] for split in ABLATION_SPLITS[config["env"]]}
     seconds, log = json.loads((folder / "results.json").read_text())["seconds"], folder / "metrics.jsonl"
     stages = ("stage1",) if "adapter" in how else ("stage1", "stage2")
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -767,15 +768,15 @@ def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict,
 def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str]) -> dict:
     """docs/ablation.json: per arm one number a seed, and paired differences on test (same seeds, 95 % interval by Student's t).
 
-    stability and accuracy_at_k: planning stability. robustness: mean success on popup, flaky and layout over success on test.
-    generalisation is the split app itself. per_1000_tokens: solved tasks for each 1,000 tokens written while playing `test`.
+    stability and accuracy_at_k: planning stability. robustness: mean success on the disturbed splits over success on test.
+    generalisation: the other splits themselves (app; composition, tool). per_1000_tokens: tasks solved per 1,000 tokens written on `test`.
     """
     arms = {}
     for arm, runs in found.items():
         test = [run["split"]["test"] for run in runs]
-        arms[arm] = {"split": {s: {"success": [run["split"][s]["success"] for run in runs], "n": runs[0]["limit"]} for s in ABLATION_SPLITS}}
+        arms[arm] = {"split": {s: {"success": [run["split"][s]["success"] for run in runs], "n": runs[0]["limit"]} for s in runs[0]["split"]}}
         arms[arm] |= {name: [m[name] for m in test] for name in ("stability", "repeat", "failed", "accuracy_at_k", "tokens_per_episode")}
-        arms[arm]["robustness"] = [mean(run["split"][s]["success"] for s in ("popup", "flaky", "layout")) / max(m["success"], 1e-9)
+        arms[arm]["robustness"] = [mean(row["success"] for s, row in run["split"].items() if s in DISTURBED) / max(m["success"], 1e-9)
                                    for run, m in zip(runs, test, strict=True)]
         arms[arm]["per_1000_tokens"] = [1000 * m["success"] / max(m["tokens_per_episode"], 1e-9) for m in test]
         arms[arm] |= {name: [run[name] for run in runs] for name in ("minutes", "exam_minutes", "sampled_tokens")}
@@ -794,13 +795,14 @@ def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str])
 
 def ablation_table(record: dict) -> str:
     """One row an arm: mean and 95 % interval over the seeds on test, the other splits, and what it cost."""
-    lines = [f"{'arm':18} {'test':>12} {'TraceR1 minus it':>17} " + " ".join(f"{s:>7}" for s in ABLATION_SPLITS[1:])
+    splits = list(next(iter(record["arms"].values()))["split"])[1:]
+    lines = [f"{'arm':18} {'test':>12} {'TraceR1 minus it':>17} " + " ".join(f"{s[:7]:>7}" for s in splits)
              + f" {'stable':>7} {'repeat':>7} {'failed':>7} {'tokens':>7} {'per 1k':>7} {'minutes':>8}"]
     for arm, found in record["arms"].items():
         centre, half = interval(found["split"]["test"]["success"])
         pair = record["pairs"].get(f"tracer1-{arm}")
         against = f"{100 * pair['mean']:+.1f} +- {50 * (pair['ci95'][1] - pair['ci95'][0]):.1f}" if pair else ""
-        others = " ".join(f"{np.mean(found['split'][s]['success']):7.1%}" for s in ABLATION_SPLITS[1:])
+        others = " ".join(f"{np.mean(found['split'][s]['success']):7.1%}" for s in splits)
         stable = f"{np.mean(found['stability']):7.1%}" if None not in found["stability"] else f"{'-':>7}"
         lines.append(f"{arm:18} {f'{100 * centre:.1f} +- {100 * half:.1f}':>12} {against:>17} {others} {stable} {np.mean(found['repeat']):7.1%} "
                      f"{np.mean(found['failed']):7.1%} {np.mean(found['tokens_per_episode']):7.1f} {np.mean(found['per_1000_tokens']):7.2f} "
