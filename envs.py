@@ -1786,7 +1786,7 @@ def main() -> None:
     from eval import draw_episode, oracle_planner
     try:
         p = play(oracle_planner(5), [TOYS[args.env](args.split, args.scale)], [args.seed], execute, 5)[0]
-        draw_episode(p, args.picture, scale=1)
+        draw_episode(p, args.picture, width=128 * args.scale)
     except (OSError, ValueError) as error:
         die(f"cannot draw {args.picture}: {error}")
     print(f"task: {p.observations[0].instruction}\noracle: {'; '.join(str(plan[0]) for plan in p.forecasts)}\n"

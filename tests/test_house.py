@@ -162,3 +162,10 @@ def test_readme_commands_exist_as_written():
         assert (ROOT / script).exists(), script
         known = set(re.findall(r"--[\w-]+", help_of(script)[0])) if flags else set()
         assert set(flags) <= known, (script, sorted(set(flags) - known))
+
+
+@pytest.mark.parametrize("argv", [["envs.py", "--picture"], ["envs.py", "--env", "toy-tools", "--split", "flaky", "--scale", "1", "--picture"]])
+def test_the_worlds_show_themselves(argv, tmp_path):
+    done = subprocess.run([sys.executable, ROOT / argv[0], *argv[1:], tmp_path / "strip.png"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "solved: True" in done.stdout) == (0, True), done.stderr[-500:]
+    assert (tmp_path / "strip.png").stat().st_size > 10_000
