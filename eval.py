@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 import string
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -724,7 +726,7 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
                "--warmup_dir", str(root / "warmup"), "--eval_split", "dev", "--eval_tasks", "50", *asked]
     if not (folder / "adapter").exists():
         with open(root / f"{owner}-{seed}.log", "a") as log:
-            if subprocess.run([*command, *(["--resume"] if folder.exists() else [])], stdout=log, stderr=log).returncode:
+            if subprocess.run([*command, *(["--resume"] if (folder / "config.json").exists() else [])], stdout=log, stderr=log).returncode:
                 raise ValueError(f"training of {folder} failed; the reason is at the end of {log.name}")
     torch.set_num_threads(threads)
     config, start = read_run(folder), time.monotonic()
@@ -748,7 +750,8 @@ def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict,
     shared = {arm: next(a for a in ARMS if ARMS[a][0] == ARMS[arm][0]) for arm in arms}         # whose run an arm plays with
     wanted = dict.fromkeys(["warmup", *shared.values(), *arms])
     waiting = {(arm, seed): None if arm == "warmup" else (shared[arm] if ARMS[arm][1] else "warmup", seed) for seed in range(seeds) for arm in wanted}
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool, tqdm(total=len(waiting), unit="run") as bar:
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}  # Ctrl-C ends a worker without a stack trace
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), **quiet) as pool, tqdm(total=len(waiting), unit="run") as bar:
         while waiting or running:
             for job in [j for j, first in waiting.items() if first is None or first in found]:  # no two jobs train the same thing
                 del waiting[job]
@@ -757,7 +760,7 @@ def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict,
                 done = next(as_completed(running))
                 arm, seed = job = running.pop(done)
                 found[job] = done.result()
-            except (ValueError, KeyboardInterrupt):
+            except (ValueError, KeyboardInterrupt, BrokenProcessPool):
                 pool.shutdown(cancel_futures=True)
                 raise
             tqdm.write(f"{arm:18} seed {seed}: success on test {found[job]['split']['test']['success']:.1%}")
@@ -956,7 +959,7 @@ def main_ablate(args: argparse.Namespace) -> None:
         record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit)
     except ValueError as error:
         die(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenProcessPool):  # a worker that Ctrl-C, or a lack of memory, has ended
         die("interrupted; finished runs are kept, and the same command goes on with the others")
     print(ablation_table(record))
     where = Path(args.json) if args.json else root / "ablation.json" if args.quick or args.arms or args.flags else Path("docs/ablation.json")
