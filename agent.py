@@ -669,19 +669,26 @@ def parse_point(text: str, frame: tuple[float, float]) -> tuple[float, float] | 
     return (x, y) if 0 <= x <= 1 and 0 <= y <= 1 else None
 
 
-def vlm_tool_agent(policy: Policy) -> ToolAgent:
+def ask(policy: Policy, questions: Sequence[tuple[Callable, str]]) -> list[tuple[str, "torch.Tensor"]]:
+    """Greedy answers of a frozen VLM to (function that opens a picture, question): its text, and the patches of the picture as it saw
+    it. Adapters are off meanwhile, so that the policy's own base can serve, at no extra memory."""
+    messages = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for _, question in questions]
+    with policy.peft.disable_adapter() if policy.peft else nullcontext():
+        prompts = encode(policy, [Observation("", picture) for picture, _ in questions], 1, messages) if questions else []
+        answers = sample_all(policy, prompts, Sampling(1, 1, 0.0, 96))
+    return [(group[0].text, prompt.grid) for group, prompt in zip(answers, prompts, strict=True)]
+
+
+def vlm_tool_agent(vlm: Policy) -> ToolAgent:
     """A frozen Qwen-VL as the tool agent: for each (action, example) the action with the point that it finds on the screenshot, or None
-    when its answer names none. Adapters are off meanwhile, so that the policy's own base can serve, at no extra memory. Equal questions
-    are asked once, all in one greedy generation. Actions that need no point pass, and so do those that bring one along (DEPARTURE)."""
-    question = next(text for name, text in QUESTIONS.items() if name in policy.name.lower().replace("_", "-"))
+    when its answer names none. Equal questions are asked once, all in one greedy generation. Actions that need no point pass, and so do
+    those that bring one along (DEPARTURE)."""
+    question = next(text for name, text in QUESTIONS.items() if name in vlm.name.lower().replace("_", "-"))
 
     def execute(pairs: list[tuple[Action, Example]]) -> list[Action | None]:
-        asked = {(e.observation.screenshot, str(a)): e.observation for a, e in pairs if a.kind in POINTING and a.point is None}
-        messages = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.format(plain(said))}]}] for _, said in asked]
-        with policy.peft.disable_adapter() if policy.peft else nullcontext():
-            prompts = encode(policy, list(asked.values()), 1, messages) if asked else []
-            answers = sample_all(policy, prompts, Sampling(1, 1, 0.0, 96))
-        points = {key: parse_point(g[0].text, policy.frame(p.grid)) for key, p, g in zip(asked, prompts, answers, strict=True)}
+        asked = dict.fromkeys((e.observation.screenshot, str(a)) for a, e in pairs if a.kind in POINTING and a.point is None)
+        answers = ask(vlm, [(screenshot, question.format(plain(said))) for screenshot, said in asked])
+        points = {key: parse_point(text, vlm.frame(grid)) for key, (text, grid) in zip(asked, answers, strict=True)}
         found = [a.point or points.get((e.observation.screenshot, str(a))) for a, e in pairs]
         return [dataclasses.replace(a, point=p) if p or a.kind not in POINTING else None for (a, _), p in zip(pairs, found, strict=True)]
 
@@ -691,9 +698,14 @@ def vlm_tool_agent(policy: Policy) -> ToolAgent:
 _frozen = lru_cache(maxsize=1)(load_policy)
 
 
+def frozen_vlm(name: str, policy: Policy, max_pixels: int = 0) -> Policy:
+    """What --tool_agent names: the policy's base, or another model by name or path."""
+    return policy if name == "base" else _frozen(name, max_pixels=max_pixels, load_in_4bit=None)
+
+
 def tool_agent(name: str, policy: Policy, max_pixels: int = 0) -> ToolAgent | None:
-    """What --tool_agent names: the policy's base, another model by name or path, or (empty) nothing but the world's own."""
-    return vlm_tool_agent(policy if name == "base" else _frozen(name, max_pixels=max_pixels, load_in_4bit=None)) if name else None
+    """The tool agent of --tool_agent; None for an empty name: the world's own."""
+    return vlm_tool_agent(frozen_vlm(name, policy, max_pixels)) if name else None
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1649,7 +1649,7 @@ GTA_TOOLS = {
     "Plot": ("logic", ("command",), ()), "MathOCR": ("logic", ("image",), ()), "CountGivenObject": ("logic", ("image", "text"), ("bbox",)),
     "TextToImage": ("creativity", ("keywords",), ()), "ImageStylization": ("creativity", ("image", "instruction"), ()),
     "Crop": ("none", ("image", "bbox"), ())}  # not one of the 14: it hands a part of a picture to the others
-Vlm = Callable[[Image.Image, str], str]  # (picture, question) -> answer; it is called in a thread, so it must set torch.no_grad() itself
+Vlm = Callable[[Image.Image, str], str]  # (picture, question) -> answer: agent.ask
 
 
 def run_tool(name: str, arguments: dict, files: dict[str, Path | Image.Image], vlm: Vlm | None = None, seconds: float = 30.0) -> tuple[str, str]:

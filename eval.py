@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from agent import Planner, Play, memory_or_die, play, policy_planner, read_run, run_policy, tool_agent, torch
+from agent import Planner, Play, ask, frozen_vlm, memory_or_die, plain, play, policy_planner, read_run, run_policy, tool_agent, torch
 from envs import (
     GTA_TOOLS,
     NUMBERS,
@@ -48,6 +48,7 @@ from envs import (
     Report,
     Step,
     ToolTask,
+    Vlm,
     _font,
     die,
     execute,
@@ -635,8 +636,8 @@ def gta_t3(episodes: list[Episode], said: dict[str, dict]) -> dict:
             "code_exec": rate(sum(ran), len(ran)), "n_code": len(ran)}
 
 
-def score_tools(name: str, root: str | Path, split: str, *, predictions: str | Path | None = None, planner: Planner | None = None, horizon: int = 1,
-                history: int = 4) -> tuple[dict, list[dict]]:
+def score_tools(name: str, root: str | Path, split: str, *, predictions: str | Path | None = None, planner: Planner | None = None,
+                vlm: Vlm | None = None, horizon: int = 1, history: int = 4) -> tuple[dict, list[dict]]:
     """(what --json writes, the rows {"id", "correct"} of --per_item) of a predictions file, or of a planner that is run with the toolbox (for
     GTA's step-by-step numbers on the true turns as well). `correct` is null where there is no answer to compare with (image generation,
     subjective or private answers)."""
@@ -644,7 +645,7 @@ def score_tools(name: str, root: str | Path, split: str, *, predictions: str | P
     said, faults = read_predictions(predictions, parse_run) if predictions else ({}, [])
     on_turns = said = {ident: run or SILENT for ident, run in said.items()}
     if planner:
-        tasks, on_turns = [ToolTask(episode, history) for episode in episodes], {}
+        tasks, on_turns = [ToolTask(episode, history, vlm) for episode in episodes], {}
         for at in range(0, len(tasks), 8):
             play(planner, tasks[at:at + 8], range(len(tasks[at:at + 8])), execute, horizon)
         said = {task.episode.id: task.said for task in tasks}
@@ -885,12 +886,15 @@ def bench(args: argparse.Namespace) -> dict:
     if args.run:
         config = read_run(args.run)
         policy = run_policy(args.run, config)
-        tool = tool_agent(config.get("tool_agent", ""), policy, config.get("max_pixels", 0))
+        name = args.tool_agent or config.get("tool_agent", "")
+        tool = tool_agent(name, policy, config.get("max_pixels", 0))
         predict = lambda seen, horizon: policy_planner(policy, horizon, tool)([seen], None)[0][0]  # noqa: E731
         shape = {"horizon": config["horizon"], "history": config["history"]}
     if args.bench in TOOL_BENCHES:
         planner = policy_planner(policy, config["horizon"]) if args.run else None
-        found, rows = score_tools(args.bench, args.data, args.split, predictions=args.predictions, planner=planner, **shape)
+        vlm = frozen_vlm(name, policy, config.get("max_pixels", 0)) if args.run and name else None
+        look = vlm and (lambda picture, question: ask(vlm, [(lambda: picture, plain(question))])[0][0])
+        found, rows = score_tools(args.bench, args.data, args.split, predictions=args.predictions, planner=planner, vlm=look, **shape)
     else:
         found, rows = score_bench(args.bench, args.data, args.split, predict=predict, predictions=args.predictions, protocol=args.protocol,
                                   index=args.index, **shape)
@@ -910,6 +914,8 @@ def main(argv: list[str] | None = None) -> None:
                                         "recorded benchmarks: see docs/data.md")
     parser.add_argument("--limit", type=int, default=300, help="toy worlds: number of tasks")
     parser.add_argument("--data", help="root folder of a recorded benchmark")
+    parser.add_argument("--tool_agent", default="", help="recorded benchmarks: base, or the name or path of a VLM that finds points (gta, gaia: "
+                                                          "looks at pictures for the toolbox); default: as in training")
     parser.add_argument("--predictions", help="score this file instead of a run: JSON lines {id, action: {kind, point, text}}, of gta and "
                                               "gaia {id, answer, tool_calls: [{name, arguments}], code_ok}")
     parser.add_argument("--protocol", help="scoring rule of a recorded benchmark; the first of its rules is the default")

@@ -218,6 +218,7 @@ def test_the_tool_agent_asks_equal_questions_once_with_adapters_off(hubs, monkey
     there = Action("click", "Save", (0.25, 0.25))
     assert found == [there, there, None, there, Action("type", "x"), own, Action("done")] and len(asked) == 3
     assert vlm_tool_agent(policy)([(Action("back"), one)]) == [Action("back")] and len(asked) == 3
+    assert agent.ask(policy, [(one.observation.screenshot, "Where do I click Exit?")])[0][0] == "nowhere"
 
 
 @pytest.mark.parametrize(("name", "words"), [("ByteDance-Seed/UI-TARS-1.5-7B", "start_box='<|box_start|>"), ("ui_tars_2b", "## Action Space"),

@@ -552,6 +552,11 @@ def test_an_agent_is_run_with_the_toolbox(tmp_path):
         return [([act(seen)], 1) for seen in observations]
     found, rows = score_tools("gta", root, "test", planner=planner, history=4)
     assert rows[0]["correct"] is True and found["step_by_step"]["tool_acc"] == 40 and found["missing_predictions"] == 0
+    count = lambda observations, _envs: [([Action("call", 'CountGivenObject {"image": "image/image_1.jpg", "text": "cup"}')  # noqa: E731
+                                          if not o.history else Action("answer", o.history[-1])], 1) for o in observations]
+    looked = []
+    score_tools("gta", root, "test", planner=count, vlm=lambda picture, question: looked.append((picture.size, question)) or "3 cups")
+    assert set(looked) == {((40, 40), "How many cup are in the image? Answer with a number.")}
     task = ToolTask(next(load_recorded("gta", root, "test", Report())), 2)
     task.reset(0)
     for hostile_call in ("", "rm -rf", "OCR {", "Calculator [1]", 'Calculator {"expression": "9**9**9"}', "Solver " + "x" * 400):
