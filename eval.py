@@ -713,7 +713,7 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     Raises ValueError for a folder made with other settings, or where training failed."""
     flags, how = ARMS[arm]
     owner = next(name for name in ARMS if ARMS[name][0] == flags)
-    folder, asked = root / f"{owner}-{seed}", [*flags.format(**budget).split(), *common]
+    folder, asked = root / f"{owner}-{seed}", [*common, *flags.format(**budget).split()]  # the arm has the last word
     for stage, updates in (("stage1", budget["one"]), ("stage2", budget["two"])):
         asked += [] if f"--{stage}_updates" in asked else [f"--{stage}_updates", str(updates)]
     exam = folder / f"exam-{arm}.json"
