@@ -142,6 +142,7 @@ def departures() -> set[str]:
 def commands() -> list[tuple[str, list[str]]]:
     """(script, flags) of each `python SCRIPT ...` in the README, in code blocks and in running text."""
     text = readme().replace("\\\n", " ")
+    text = re.sub(r'"[^"\n]*"', "", text)  # flags that are handed on in quotes
     return [(script, re.findall(r"(?<=\s)--[\w-]+", rest)) for script, rest in re.findall(r"\bpython3? (\S+\.py)\b([^#&|;`\n]*)", text)]
 
 
