@@ -482,7 +482,7 @@ class Sampling:
 
 
 def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: "torch.Generator | None" = None) -> list[list[Rollout]]:
-    """G completions for each prompt: one prefill a prompt, whose cache is repeated G times. Returns P lists of G rollouts."""
+    """G completions for each prompt: one prefill a prompt, whose keys and values all G read. Returns P lists of G rollouts."""
     P, G, device = len(prompts), how.group_size, policy.device
     ids, lengths, positions, images = _batch_prompts(policy, prompts)
     with torch.no_grad():

@@ -1,7 +1,8 @@
 """envs.py: the world. What an agent can do, what it sees, and who carries it out.
 
 From top to bottom: the action table and the one coordinate frame; the records (Observation, Example, Step, Episode) that
-every other script passes on; the toy GUI with its tasks, its oracle and its splits; the frozen tool agent.
+every other script passes on; the toy GUI with its tasks, its oracle and its splits; the frozen tool agent; the toy tool world; readers
+of recorded data sets; the toolbox.
 
 `python envs.py` draws an oracle episode as a film strip.
 """
