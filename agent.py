@@ -215,6 +215,8 @@ def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str 
     for module in core.modules() if load_in_4bit else ():  # a CPU with AVX512-BF16 would pack the weights in the first eval forward and
         module.support_avx512bf16_for_cpu = False          # give no gradient from then on, with no more than a warning
     core = (core if load_in_4bit else core.to(device)).requires_grad_(False).eval()
+    patches = core.model.visual.patch_embed.proj  # a convolution whose windows do not overlap is one product, many times as fast
+    patches.forward = lambda x: torch.nn.functional.linear(x.flatten(1), patches.weight.flatten(1), patches.bias)
     policy = Policy(core, tokenizer, image_processor, name=str(path))
     if adapter:
         load_adapter(policy, adapter)
@@ -370,8 +372,10 @@ def encode(policy: Policy, observations: Sequence[Observation], horizon: int, as
     return prompts
 
 
-def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "SimpleNamespace"]:
-    """Right-padded ids [P, L], their lengths [P], positions [3, P, L] and the image features as the model takes them.
+def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+    """Right-padded ids [P, L] of prompts without their last tokens, the lengths [P] of these, their positions [3, P, L], and the position
+    [P] of the last tokens. A prompt's last token stands in front of each completion instead: what the model makes of it
+    predicts the first token, so that nothing has to be computed of a prompt but its keys and values.
 
     Padding stands behind the prompt: under causal attention no token of the prompt sees it, so that no mask is needed there."""
     lengths = torch.tensor([len(p.ids) for p in prompts])
@@ -381,14 +385,8 @@ def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Te
     # Explicit positions: the model would otherwise keep rope_deltas of whatever it last saw and continue wrongly.
     kinds = (ids == policy.image_token).int()
     positions, _ = policy.core.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids, attention_mask=mask)
-    layers = zip(*[p.features for p in prompts], strict=True)
-    pooled, *deepstack = [tuple(layer) for layer in layers]
-    images = {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)}
-    return ids.to(policy.device), lengths.to(policy.device), positions.to(policy.device), images
-
-
-def _last(x: "torch.Tensor", lengths: "torch.Tensor") -> "torch.Tensor":
-    return x[torch.arange(len(x), device=x.device), lengths - 1]  # [P, L, ...] -> [P, ...] at the last token of each prompt
+    last = positions.amax(0).gather(1, lengths[:, None] - 1)[:, 0]
+    return tuple(x.to(policy.device) for x in (ids[:, :-1], lengths - 1, positions[:, :, :-1], last))
 
 
 def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch.Tensor":
@@ -400,7 +398,7 @@ def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Attention with a shared prompt
+# The forward pass with a shared prompt
 #
 #                p p p | a a | b b       A row is [prompt | c_1 .. c_G]. A token of the prompt sees the prompt up to itself, a token of
 #           p    x                       a completion sees the whole prompt (not its padding) and its own completion up to itself.
@@ -410,59 +408,82 @@ def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch
 #           a    x x x   x x
 #           b    x x x         x
 #           b    x x x         x x
+#
+# The layers are the model's own, called without their wrappers, which on a small model take longer than the arithmetic.
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Shared:
-    """The shape of such rows. `kept`: keys and values of the prompt, layer by layer, where sampling asks for them."""
-
-    lengths: "torch.Tensor"         # [P] tokens of each prompt without padding
-    width: int                      # L
-    group_size: int = 0             # G; 0: there is only the prompt
-    completion: int = 0             # C
-    kept: list[tuple["torch.Tensor", "torch.Tensor"]] = field(default_factory=list)
-
-    def bias(self, R: int) -> "torch.Tensor":
-        """What is added to the scores where R query heads read the same keys: 0 or -inf, [P, 1, R C, L + C]."""
-        prompt = torch.arange(self.width, device=self.lengths.device) < self.lengths[:, None]           # [P, L]
-        own = torch.ones(self.completion, self.completion, dtype=torch.bool, device=self.lengths.device).tril()
-        seen = torch.cat([prompt[:, None].expand(-1, self.completion, -1), own.expand(len(prompt), -1, -1)], 2).repeat(1, R, 1)[:, None]
-        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)
+def _norm(module, x: "torch.Tensor") -> "torch.Tensor":
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)  # one kernel; the module takes six
 
 
-def shared_attention(module, query, key, value, attention_mask, scaling=None, shared: Shared | None = None, **kwargs):
-    """What transformers calls in each layer: query [P, H, S, d], key and value [P, K, S, d] -> ([P, S, H, d], None)."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    if shared is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    (P, H, _, d), K, L, G, C = query.shape, key.shape[1], shared.width, shared.group_size, shared.completion
-    R, attend = H // K, torch.nn.functional.scaled_dot_product_attention
-    whole = (x[:, :, :L].repeat_interleave(R, 1) for x in (key, value))                                   # a key head serves R query heads
-    prompt = attend(query[:, :, :L], *whole, scale=scaling, is_causal=True).transpose(1, 2)               # [P, L, H, d]
-    if not G:
-        shared.kept.append((key, value))
-        return prompt, None
-    both = [torch.cat([x[:, None, :, :L].expand(-1, G, -1, -1, -1), x[:, :, L:].unflatten(2, (G, C)).transpose(1, 2)], 3).flatten(1, 2)
-            for x in (key, value)]                                                                        # [P, G K, L + C, d]
-    own = query[:, :, L:].reshape(P, K, R, G, C, d).permute(0, 3, 1, 2, 4, 5).reshape(P, G * K, R * C, d)
-    own = attend(own, *both, attn_mask=attention_mask, scale=scaling)
-    return torch.cat([prompt, own.view(P, G, K, R, C, d).permute(0, 1, 4, 2, 3, 5).reshape(P, G * C, H, d)], 1), None
+def _rotated(x: "torch.Tensor", cos: "torch.Tensor", sin: "torch.Tensor") -> "torch.Tensor":
+    """Rotary positions: x [.., S, heads, d], cos and sin [.., S, d]."""
+    half = x.shape[-1] // 2
+    return torch.addcmul(x * cos[..., None, :], torch.cat([-x[..., half:], x[..., :half]], -1), sin[..., None, :])
 
 
-def _forward(policy: Policy, shared: Shared, ids, positions, images) -> "torch.Tensor":
-    """Last hidden states [P, S, H] of the unchanged model; only its attention is ours, and only where `shared` is given."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
+def _layer(layer, x: "torch.Tensor", cos, sin, attend: Callable, first: int = 0, joined: "SimpleNamespace | None" = None) -> "torch.Tensor":
+    """One layer of the model: [P, S, hidden] -> [P, S - first, hidden]; the tokens before `first` only give keys and values.
+    `attend`: queries [P, S - first, H, d], keys and values [P, S, K, d] -> like the queries. `joined`: see _joined."""
+    a, m, h = layer.self_attn, layer.mlp, _norm(layer.input_layernorm, x)
+    if joined:
+        q, k, v = joined.qkv(h).unflatten(-1, (-1, a.head_dim)).split(joined.heads, -2)
+    else:
+        q, k, v = (project(y).unflatten(-1, (-1, a.head_dim)) for project, y in ((a.q_proj, h[:, first:]), (a.k_proj, h), (a.v_proj, h)))
+    if hasattr(a, "q_norm"):  # not in Qwen2-VL and 2.5
+        q, k = _norm(a.q_norm, q), _norm(a.k_norm, k)
+    mixed = attend(_rotated(q, cos[:, first:], sin[:, first:]), _rotated(k, cos, sin), v).flatten(-2)
+    x = x[:, first:] + (joined.out if joined else a.o_proj)(mixed)
+    h = _norm(layer.post_attention_layernorm, x)
+    gate, up = joined.gate_up(h).chunk(2, -1) if joined else (m.gate_proj(h), m.up_proj(h))
+    return x + (joined.down if joined else m.down_proj)(m.act_fn(gate) * up)
 
-    text = policy.core.config.text_config
-    AttentionInterface.register("shared", shared_attention)
-    AttentionMaskInterface.register("shared", sdpa_mask)
-    text._attn_implementation = "shared"
-    bias = shared.bias(text.num_attention_heads // text.num_key_value_heads).to(policy.core.dtype) if shared.group_size else None
-    return policy.core.model(input_ids=ids, attention_mask=bias, position_ids=positions, mm_encoder_outputs=images, use_cache=False,
-                             shared=shared).last_hidden_state
+
+def _embedded(policy: Policy, ids: "torch.Tensor", prompts: Sequence[Prompt]) -> list["torch.Tensor"]:
+    """What goes into the first layer, and what is added after the first layers (deepstack), [P, S, hidden] each."""
+    x, image = policy.core.model.language_model.embed_tokens(ids), (ids == policy.image_token)[..., None]
+    pooled, *deepstack = (torch.cat(level).to(x.dtype) for level in zip(*[p.features for p in prompts], strict=True))
+    return [x.masked_scatter(image, pooled), *(torch.zeros_like(x).masked_scatter(image, d) for d in deepstack)]
+
+
+def shared_mask(lengths: "torch.Tensor", L: int, C: int, R: int) -> "torch.Tensor":
+    """What is added to the scores of completions where R query heads read the same keys: 0 or -inf, [P, 1, R C, L + C]."""
+    prompt = torch.arange(L, device=lengths.device) < lengths[:, None]                                    # [P, L]
+    own = torch.ones(C, C, dtype=torch.bool, device=lengths.device).tril()
+    seen = torch.cat([prompt[:, None].expand(-1, C, -1), own.expand(len(prompt), -1, -1)], 2).repeat(1, R, 1)[:, None]
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)
+
+
+def shared_attention(q, k, v, mask: "torch.Tensor", L: int, scaling: float) -> "torch.Tensor":
+    """Queries [P, S, H, d], or [P, S - L, H, d] where nobody asks for those of the prompt; keys and values [P, S, K, d] -> like the queries."""
+    (P, S, K, d), (H, C), attend = k.shape, (q.shape[2], mask.shape[3] - L), torch.nn.functional.scaled_dot_product_attention
+    G, R, n = (S - L) // C, H // K, q.shape[1] - (S - L)
+    both = [torch.cat([x[:, None, :L].expand(-1, G, -1, -1, -1), x[:, L:].unflatten(1, (G, C))], 2).transpose(2, 3).flatten(1, 2)
+            for x in (k, v)]                                                                              # [P, G K, L + C, d]
+    own = q[:, n:].reshape(P, G, C, K, R, d).permute(0, 1, 3, 4, 2, 5).reshape(P, G * K, R * C, d)
+    own = attend(own, *both, attn_mask=mask, scale=scaling).view(P, G, K, R, C, d).permute(0, 1, 4, 2, 3, 5).reshape(P, G * C, H, d)
+    return torch.cat([causal_attention(q[:, :n], k[:, :L], v[:, :L], scaling), own], 1) if n else own
+
+
+def causal_attention(q, k, v, scaling: float) -> "torch.Tensor":
+    q, k, v = q.transpose(1, 2), *(x.transpose(1, 2).repeat_interleave(q.shape[2] // k.shape[2], 1) for x in (k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=True).transpose(1, 2)
+
+
+def _forward(policy: Policy, x: list["torch.Tensor"], positions: "torch.Tensor", attend: Callable, first: int,
+             checkpointing: bool = False) -> "torch.Tensor":
+    """All layers: embeddings [P, S, hidden] at positions [3, P, S] -> last hidden states of the tokens from `first` on. `checkpointing`:
+    layers are computed again in the backward."""
+    model, (x, *deepstack) = policy.core.model.language_model, x
+    cos, sin = model.rotary_emb(x, positions)
+    for i, layer in enumerate(model.layers):
+        skip = first if i + 1 == len(model.layers) else 0
+        inputs = layer, x, cos, sin, partial(attend, scaling=layer.self_attn.scaling), skip
+        again = checkpointing and torch.is_grad_enabled()
+        x = torch.utils.checkpoint.checkpoint(_layer, *inputs, use_reentrant=False) if again else _layer(*inputs)
+        x = x + deepstack[i][:, skip:] if i < len(deepstack) else x
+    return _norm(model.norm, x)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -484,22 +505,18 @@ class Sampling:
 def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: "torch.Generator | None" = None) -> list[list[Rollout]]:
     """G completions for each prompt: one prefill a prompt, whose keys and values all G read. Returns P lists of G rollouts."""
     P, G, device = len(prompts), how.group_size, policy.device
-    ids, lengths, positions, images = _batch_prompts(policy, prompts)
     with torch.no_grad():
-        shared = Shared(lengths, ids.shape[1])
-        hidden = _last(_forward(policy, shared, ids, positions, images), lengths).repeat_interleave(G, 0)        # [B, H], B = P G
-        follow = _last(positions.amax(0), lengths)[:, None] + 1 + torch.arange(how.max_new_tokens, device=device)
-        step = _decoder(policy, shared, G, follow)
+        step = _decoder(policy, prompts, G, how.max_new_tokens)
+        token = torch.tensor([p.ids[-1] for p in prompts], device=device).repeat_interleave(G)                      # [B], B = P G
         tokens, logprobs, ended = [], [], torch.zeros(P * G, dtype=torch.bool, device=device)
         for t in range(how.max_new_tokens):
-            scores = _score(policy, hidden, how.temperature)                                            # [B, V]
+            scores = _score(policy, step(token, t), how.temperature)                                    # [B, V]
             token = scores.argmax(-1) if how.temperature == 0 else torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
             tokens.append(token)
             logprobs.append(scores.gather(1, token[:, None])[:, 0])
             ended = ended | (token == policy.tokenizer.eos_token_id)
-            if ended.all() or t + 1 == how.max_new_tokens:
+            if ended.all():
                 break
-            hidden = step(token, t)
     rows, probs = torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
     return [[_rollout(policy, prompts[p], rows[p * G + g], probs[p * G + g], how.horizon) for g in range(G)] for p in range(P)]
 
@@ -516,54 +533,49 @@ def _joined(*modules):
     return lambda x: torch.nn.functional.linear(x, weight, bias)
 
 
-def _norm(module, x: "torch.Tensor") -> "torch.Tensor":
-    return torch.nn.functional.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)  # one kernel; the module takes six
+def _decoder(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) -> Callable:
+    """Prefill, then the function (tokens [B], t) -> last hidden states [B, H]: token t of each completion, of at most C, and what follows
+    from it; token 0 is the last one of the prompt. Keys and values of a prompt are read once for its G completions, and
+    nothing grows: no copy a token."""
+    model, (ids, lengths, positions, last) = policy.core.model.language_model, _batch_prompts(policy, prompts)
+    kept, own = [], []                                                                                  # keys and values, layer by layer
 
+    def prefill(q, k, v, scaling):
+        kept.append((k.transpose(1, 2), v.transpose(1, 2)))                                             # [P, K, L, d]
+        return causal_attention(q, k, v, scaling) if q.shape[1] else q
 
-def _decoder(policy: Policy, shared: Shared, G: int, positions: "torch.Tensor") -> Callable:
-    """The function (tokens [B], t) -> last hidden states [B, H]: puts token t of each completion behind its prompt.
-
-    The model's own layers without their wrappers, which take longer than the arithmetic. Keys and values of a prompt are read
-    once for its G completions, and nothing grows: no copy a token. `positions`: [P, C], equal on all three axes.
-    """
-    text, model = policy.core.config.text_config, policy.core.model.language_model
-    (P, K, L, d), H, C = shared.kept[0][0].shape, text.num_attention_heads, positions.shape[1]
-    cos, sin = (x[0] if x.ndim == 4 else x for x in model.rotary_emb(shared.kept[0][0], positions.expand(3, -1, -1)))  # [P, C, d]
-    padding = (torch.arange(L, device=cos.device) >= shared.lengths[:, None])[:, None, None] if shared.lengths.min() < L else None
-    layers = [(layer, _joined(a.q_proj, a.k_proj, a.v_proj), _joined(a.o_proj), _joined(m.gate_proj, m.up_proj), _joined(m.down_proj))
+    _forward(policy, _embedded(policy, ids, prompts), positions, prefill, ids.shape[1])
+    (P, K, L, d), H = kept[0][0].shape, policy.core.config.text_config.num_attention_heads
+    cos, sin = model.rotary_emb(kept[0][0], (last[:, None] + torch.arange(C, device=last.device)).expand(3, -1, -1))   # [P, C, d]
+    padding = (torch.arange(L, device=cos.device) >= lengths[:, None])[:, None, None] if lengths.min() < L else None
+    joined = [SimpleNamespace(qkv=_joined(a.q_proj, a.k_proj, a.v_proj), heads=[H, K, K], out=_joined(a.o_proj),
+                              gate_up=_joined(m.gate_proj, m.up_proj), down=_joined(m.down_proj))
               for layer in model.layers for a, m in [(layer.self_attn, layer.mlp)]]
-    own = [[x.new_zeros(P, K, G, C, d) for x in pair] for pair in shared.kept]
+    own = [[x.new_zeros(P, K, G, C, d) for x in pair] for pair in kept]
 
-    def rotate(x, t):
-        return x * cos[:, t, None, None] + torch.cat([-x[..., d // 2:], x[..., : d // 2]], -1) * sin[:, t, None, None]
+    def attend(q, k, v, t, far, near, scaling):                                                         # q [P, G, H, d], k and v [P, G, K, d]
+        near[0][:, :, :, t], near[1][:, :, :, t] = k.transpose(1, 2), v.transpose(1, 2)
+        q = (q * scaling).view(P, G, K, -1, d).transpose(1, 2)                                          # [P, K, G, R, d]
+        scores = q.reshape(P, K, -1, d) @ far[0].transpose(2, 3)                                        # [P, K, G R, L]
+        scores = scores if padding is None else scores.masked_fill(padding, -math.inf)
+        p = torch.cat([scores.view(*q.shape[:-1], L), q @ near[0][:, :, :, : t + 1].transpose(3, 4)], -1).softmax(-1, torch.float32).to(q.dtype)
+        mixed = (p[..., :L].reshape(P, K, -1, L) @ far[1]).view(q.shape) + p[..., L:] @ near[1][:, :, :, : t + 1]
+        return mixed.transpose(1, 2).reshape(P, G, -1, d)
 
     def step(tokens, t):
-        x = model.embed_tokens(tokens).view(P, G, -1)
-        for (layer, qkv, out, gate_up, down), (key, value), (keys, values) in zip(layers, shared.kept, own, strict=True):
-            attention = layer.self_attn
-            q, k, v = qkv(_norm(layer.input_layernorm, x)).view(P, G, -1, d).split([H, K, K], 2)        # [P, G, heads, d]
-            if hasattr(attention, "q_norm"):  # not in Qwen2-VL and 2.5
-                q, k = _norm(attention.q_norm, q), _norm(attention.k_norm, k)
-            keys[:, :, :, t], values[:, :, :, t] = rotate(k, t).transpose(1, 2), v.transpose(1, 2)
-            q = (rotate(q, t) * attention.scaling).view(P, G, K, -1, d).transpose(1, 2)                 # [P, K, G, R, d]
-            far = q.reshape(P, K, -1, d) @ key.transpose(2, 3)                                          # [P, K, G R, L]
-            far = far if padding is None else far.masked_fill(padding, -math.inf)
-            near = q @ keys[:, :, :, : t + 1].transpose(3, 4)                                           # [P, K, G, R, t + 1]
-            p = torch.cat([far.view(*q.shape[:-1], L), near], -1).softmax(-1, torch.float32).to(x.dtype)
-            mixed = (p[..., :L].reshape(P, K, -1, L) @ value).view(q.shape) + p[..., L:] @ values[:, :, :, : t + 1]
-            x = x + out(mixed.transpose(1, 2).reshape(P, G, -1))
-            gate, up = gate_up(_norm(layer.post_attention_layernorm, x)).chunk(2, -1)
-            x = x + down(layer.mlp.act_fn(gate) * up)
+        x, at = model.embed_tokens(tokens).view(P, G, -1), (cos[:, t, None], sin[:, t, None])
+        for layer, far, near, parts in zip(model.layers, kept, own, joined, strict=True):
+            x = _layer(layer, x, *at, partial(attend, t=t, far=far, near=near, scaling=layer.self_attn.scaling), joined=parts)
         return _norm(model.norm, x).flatten(0, 1)
 
     return step
 
 
 def prompts_at_once(policy: Policy, prompts: Sequence[Prompt], how: Sampling) -> int:
-    """How many prompts a GPU can hold while they are sampled (on a CPU: all), with keys and values in 16 bits in half of what the
-    weights leave. Of the total memory, not of the free: the same card then gives the same samples."""
+    """How many prompts a GPU can hold while they are sampled, with keys and values in 16 bits in half of what the weights leave. Of the
+    total memory, not of the free: the same card then gives the same samples. On a CPU 128 rows: more would leave its caches."""
     if policy.device.type == "cpu":
-        return max(1, len(prompts))
+        return max(1, 128 // how.group_size)
     text, tokens = policy.core.config.text_config, max((len(p.ids) for p in prompts), default=0) + how.max_new_tokens
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     row = 4 * text.num_hidden_layers * text.num_key_value_heads * head * tokens + 16 * text.vocab_size
@@ -596,30 +608,31 @@ def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[f
 
 
 def completion_logprobs(policy: Policy, prompts: Sequence[Prompt], completions: Sequence[Sequence[list[int]]],
-                        temperature: float = 1.0) -> tuple["torch.Tensor", "torch.Tensor"]:
+                        temperature: float = 1.0, checkpointing: bool = False) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Log-probabilities of completions: [P][G] lists of ids -> (log-probs [P, G, C], completion mask [P, G, C]).
 
     Each row is [prompt | c_1 .. c_G]: a completion sees its prompt and itself, by the attention mask, and its positions go on
     where the prompt ends. This gives the same numbers and gradients as G separate rows (tests/test_agent.py), with gradient
-    checkpointing too, at a fraction of the tokens. The shift by one happens here and nowhere else. The mask is 1 up to
+    `checkpointing` too, at a fraction of the tokens. The shift by one happens here and nowhere else. The mask is 1 up to
     and including the end token, by position: the pad token may be the end token of some models.
     """
     P, G = len(completions), max(len(row) for row in completions)
     C = max(len(c) for row in completions for c in row)
-    ids, lengths, positions, images = _batch_prompts(policy, prompts)
-    L, device = ids.shape[1], policy.device
+    ids, lengths, positions, last = _batch_prompts(policy, prompts)
+    L, device, text = ids.shape[1], policy.device, policy.core.config.text_config
     tokens = torch.full((P, G, C), policy.tokenizer.pad_token_id, device=device)
     valid = torch.zeros((P, G, C), dtype=torch.bool, device=device)
     for p, row in enumerate(completions):
         for g, c in enumerate(row):
             tokens[p, g, : len(c)] = torch.tensor(c, device=device)
             valid[p, g, : len(c)] = True
-    follow = _last(positions.amax(0), lengths)[:, None] + 1 + torch.arange(C, device=device)              # [P, C]
-    positions = torch.cat([positions, follow.repeat(1, G).expand(3, -1, -1)], 2)                          # [3, P, L + G C]
-    hidden = _forward(policy, Shared(lengths, L, G, C), torch.cat([ids, tokens.flatten(1)], 1), positions, images)  # [P, L + G C, H]
-    own = hidden[:, L:].view(P, G, C, -1)
-    before = torch.cat([_last(hidden, lengths)[:, None, None].expand(-1, G, -1, -1), own[:, :, :-1]], 2)  # the state that predicts each token
-    states, targets = before[valid], tokens[valid]
+    ends = torch.tensor([p.ids[-1] for p in prompts], device=device)[:, None, None].expand(-1, G, -1)
+    written = torch.cat([ends, tokens[:, :, :-1]], 2).flatten(1)                                          # each token before the one it predicts
+    follow = (last[:, None] + torch.arange(C, device=device)).repeat(1, G).expand(3, -1, -1)              # [3, P, G C]
+    x = _embedded(policy, torch.cat([ids, written], 1), prompts)
+    mask = shared_mask(lengths, L, C, text.num_attention_heads // text.num_key_value_heads).to(x[0].dtype)
+    hidden = _forward(policy, x, torch.cat([positions, follow], 2), partial(shared_attention, mask=mask, L=L), L, checkpointing)
+    states, targets = hidden.view(P, G, C, -1)[valid], tokens[valid]
     picked = torch.cat([_picked(policy, s, t, temperature) for s, t in zip(states.split(2048), targets.split(2048), strict=True)])
     return torch.zeros((P, G, C), device=device).masked_scatter(valid, picked), valid
 

@@ -708,15 +708,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), half
 
 
-def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], limit: int, threads: int) -> dict:
-    """Train one arm with one seed, unless that was done before, and play all splits; returns what exam.json says.
+def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], limit: int, threads: int, split: str = "") -> dict:
+    """Train one arm with one seed, unless that was done before, and play `split`, or the arm's splits; returns what exam.json says.
     Raises ValueError for a folder made with other settings, or where training failed."""
     flags, how = ARMS[arm]
     owner = next(name for name in ARMS if ARMS[name][0] == flags)
     folder, asked = root / f"{owner}-{seed}", [*common, *flags.format(**budget).split()]  # the arm has the last word
     for stage, updates in (("stage1", budget["one"]), ("stage2", budget["two"])):
         asked += [] if f"--{stage}_updates" in asked else [f"--{stage}_updates", str(updates)]
-    exam = folder / f"exam-{arm}.json"
+    exam = folder / f"exam-{arm}{split and '-' + split}.json"
     if exam.exists():
         found = json.loads(exam.read_text())
         if found["flags"] != asked or found["limit"] != limit:
@@ -733,8 +733,9 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     config, start = read_run(folder), time.monotonic()
     policy = run_policy(folder, config, None if arm == "warmup" else how.get("adapter", "adapter"))
     planner = policy_planner(policy, config["horizon"], choose=how.get("choose", ""), seed=seed)
-    rows = {split: evaluate_toy(planner, split, limit, config["horizon"], config["history"], carry=config["carry_forecast"],
-                                world=config["env"])[0] for split in ABLATION_SPLITS[config["env"]]}
+    splits = [split] if split else ABLATION_SPLITS[config["env"]] if arm in MAIN_ARMS else ["test"]
+    rows = {name: evaluate_toy(planner, name, limit, config["horizon"], config["history"], carry=config["carry_forecast"], world=config["env"])[0]
+            for name in splits}
     seconds, log = json.loads((folder / "results.json").read_text())["seconds"], folder / "metrics.jsonl"
     stages = ("stage1",) if "adapter" in how else ("stage1", "stage2")
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -744,7 +745,7 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     return found
 
 
-def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict, common: list[str], limit: int) -> dict:
+def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict, common: list[str], limit: int, split: str = "") -> dict:
     """All arms with seeds 0 .. seeds-1, `jobs` at a time; a finished run is not run again. Returns the record of docs/ablation.json."""
     root.mkdir(parents=True, exist_ok=True)
     threads, found, running = max(1, (os.cpu_count() or 1) // jobs), {}, {}
@@ -756,7 +757,7 @@ def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict,
         while waiting or running:
             for job in [j for j, first in waiting.items() if first is None or first in found]:  # no two jobs train the same thing
                 del waiting[job]
-                running[pool.submit(run_arm, *job, root, budget, common, limit, threads)] = job
+                running[pool.submit(run_arm, *job, root, budget, common, limit, threads, split)] = job
             try:
                 done = next(as_completed(running))
                 arm, seed = job = running.pop(done)
@@ -764,32 +765,35 @@ def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict,
             except (ValueError, KeyboardInterrupt, BrokenProcessPool):
                 pool.shutdown(cancel_futures=True)
                 raise
-            tqdm.write(f"{arm:18} seed {seed}: success on test {found[job]['split']['test']['success']:.1%}")
+            name, row = next(iter(found[job]["split"].items()))
+            tqdm.write(f"{arm:18} seed {seed}: success on {name} {row['success']:.1%}")
             bar.update()
-    return ablation_record({arm: [found[arm, seed] for seed in range(seeds)] for arm in ARMS if arm in wanted}, seeds, common)
+    return ablation_record({arm: [found[arm, seed] for seed in range(seeds)] for arm in ARMS if arm in wanted}, seeds, common, split or "test")
 
 
-def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str]) -> dict:
-    """docs/ablation.json: per arm one number a seed, and paired differences on test (same seeds, 95 % interval by Student's t).
+def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str], main: str = "test") -> dict:
+    """docs/ablation.json: per arm one number a seed, and paired differences on the split `main` (same seeds, 95 % interval by Student's t).
 
-    stability and accuracy_at_k: planning stability. robustness: mean success on the disturbed splits over success on test.
-    generalisation: the other splits themselves (app; composition, tool). per_1000_tokens: tasks solved per 1,000 tokens written on `test`.
+    stability and accuracy_at_k: planning stability. robustness: mean success on the disturbed splits over success on `main`, None
+    where an arm does not play them. generalisation: the other splits themselves (app; composition, tool). per_1000_tokens, per_minute:
+    tasks solved on `main` per 1,000 tokens written there, and on all its splits per minute of playing them.
     """
     arms = {}
     for arm, runs in found.items():
-        test = [run["split"]["test"] for run in runs]
+        test = [run["split"][main] for run in runs]
         arms[arm] = {"split": {s: {"success": [run["split"][s]["success"] for run in runs], "n": runs[0]["limit"]} for s in runs[0]["split"]}}
         arms[arm] |= {name: [m[name] for m in test] for name in ("stability", "repeat", "failed", "accuracy_at_k", "tokens_per_episode")}
-        arms[arm]["robustness"] = [mean(row["success"] for s, row in run["split"].items() if s in DISTURBED) / max(m["success"], 1e-9)
-                                   for run, m in zip(runs, test, strict=True)]
+        disturbed = [mean(row["success"] for s, row in run["split"].items() if s in DISTURBED) for run in runs]
+        arms[arm]["robustness"] = [None if d is None else d / max(m["success"], 1e-9) for d, m in zip(disturbed, test, strict=True)]
         arms[arm]["per_1000_tokens"] = [1000 * m["success"] / max(m["tokens_per_episode"], 1e-9) for m in test]
+        arms[arm]["per_minute"] = [run["limit"] * sum(row["success"] for row in run["split"].values()) / run["exam_minutes"] for run in runs]
         arms[arm] |= {name: [run[name] for run in runs] for name in ("minutes", "exam_minutes", "sampled_tokens")}
         arms[arm]["flags"] = " ".join(runs[0]["flags"])
     pairs = {}
     for one in ("tracer1", "stage1"):
         for other in arms:
             if one in arms and one != other:
-                differences = [a - b for a, b in zip(*(arms[x]["split"]["test"]["success"] for x in (one, other)), strict=True)]
+                differences = [a - b for a, b in zip(*(arms[x]["split"][main]["success"] for x in (one, other)), strict=True)]
                 centre, half = interval(differences)
                 pairs[f"{one}-{other}"] = {"mean": centre, "ci95": [centre - half, centre + half]}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
@@ -798,15 +802,15 @@ def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str])
 
 
 def ablation_table(record: dict) -> str:
-    """One row an arm: mean and 95 % interval over the seeds on test, the other splits, and what it cost."""
-    splits = list(next(iter(record["arms"].values()))["split"])[1:]
-    lines = [f"{'arm':18} {'test':>12} {'TraceR1 minus it':>17} " + " ".join(f"{s[:7]:>7}" for s in splits)
+    """One row an arm: mean and 95 % interval over the seeds on the first split, the others that it plays, and what it cost."""
+    first, *splits = max((list(found["split"]) for found in record["arms"].values()), key=len)
+    lines = [f"{'arm':18} {first:>12} {'TraceR1 minus it':>17} " + " ".join(f"{s[:7]:>7}" for s in splits)
              + f" {'stable':>7} {'repeat':>7} {'failed':>7} {'tokens':>7} {'per 1k':>7} {'minutes':>8}"]
     for arm, found in record["arms"].items():
-        centre, half = interval(found["split"]["test"]["success"])
+        centre, half = interval(found["split"][first]["success"])
         pair = record["pairs"].get(f"tracer1-{arm}")
         against = f"{100 * pair['mean']:+.1f} +- {50 * (pair['ci95'][1] - pair['ci95'][0]):.1f}" if pair else ""
-        others = " ".join(f"{np.mean(found['split'][s]['success']):7.1%}" for s in splits)
+        others = " ".join(f"{np.mean(found['split'][s]['success']):7.1%}" if s in found["split"] else f"{'-':>7}" for s in splits)
         stable = f"{np.mean(found['stability']):7.1%}" if None not in found["stability"] else f"{'-':>7}"
         lines.append(f"{arm:18} {f'{100 * centre:.1f} +- {100 * half:.1f}':>12} {against:>17} {others} {stable} {np.mean(found['repeat']):7.1%} "
                      f"{np.mean(found['failed']):7.1%} {np.mean(found['tokens_per_episode']):7.1f} {np.mean(found['per_1000_tokens']):7.2f} "
@@ -823,12 +827,13 @@ def draw_ablation(record: dict, path: Path) -> None:
 
     arms = record["arms"]
     figure, axes = plt.subplots(1, 3, figsize=(15, 0.28 * len(arms) + 2.2), width_ratios=(2, 1, 1.2))
-    means, halves = zip(*[interval([100 * v for v in found["split"]["test"]["success"]]) for found in arms.values()], strict=True)
+    first = next(iter(next(iter(arms.values()))["split"]))
+    means, halves = zip(*[interval([100 * v for v in found["split"][first]["success"]]) for found in arms.values()], strict=True)
     axes[0].barh(list(arms), means, xerr=np.nan_to_num(halves), capsize=3, color=["tab:green" if a == "tracer1" else "silver" for a in arms])
     axes[0].invert_yaxis()
-    axes[0].set(title=f"success on test, {len(record['seeds'])} seeds, 95 % interval", xlabel="% of tasks")
+    axes[0].set(title=f"success on {first}, {len(record['seeds'])} seeds, 95 % interval", xlabel="% of tasks")
     horizons = {int(arm.split("_")[1]): arm for arm in arms if arm.startswith("horizon_")} | ({5: "tracer1"} if "tracer1" in arms else {})
-    points = [(t, *interval([100 * v for v in arms[arm]["split"]["test"]["success"]])) for t, arm in sorted(horizons.items())]
+    points = [(t, *interval([100 * v for v in arms[arm]["split"][first]["success"]])) for t, arm in sorted(horizons.items())]
     if points:
         axes[1].errorbar(*zip(*[p[:2] for p in points], strict=True), yerr=np.nan_to_num([p[2] for p in points]), marker="o", capsize=3)
     axes[1].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks")
@@ -911,7 +916,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--run", help="folder of a run of train.py")
     parser.add_argument("--bench", choices=[*TOYS, *PROTOCOLS, *TOOL_BENCHES], help="what to be examined on; default: the toy world of the run")
     parser.add_argument("--split", help=f"{'; '.join(f'{name}: {chr(32).join(toy.splits)}' for name, toy in TOYS.items())} (default test); "
-                                        "recorded benchmarks: see docs/data.md")
+                                        "recorded benchmarks: see docs/data.md; with --ablate: this one only, `dev` to choose settings")
     parser.add_argument("--limit", type=int, default=300, help="toy worlds: number of tasks")
     parser.add_argument("--data", help="root folder of a recorded benchmark")
     parser.add_argument("--tool_agent", default="", help="recorded benchmarks: base, or the name or path of a VLM that finds points (gta, gaia: "
@@ -960,15 +965,17 @@ def main_ablate(args: argparse.Namespace) -> None:
     if args.seeds < 1 or args.jobs < 1 or args.limit < 1:
         die(f"--seeds {args.seeds}, --jobs {args.jobs} and --limit {args.limit} must be at least 1")
     one, two, limit, seeds, more = (60, 40, 100, 2, ["--warmup_steps", "600"]) if args.quick else (300, 200, args.limit, args.seeds, [])
+    if args.split and not any(args.split in toy.splits for toy in TOYS.values()):
+        die(f"--split {args.split}: choose one of {'; '.join(' '.join(toy.splits) for toy in TOYS.values())}")
     root = Path(args.output_dir + ("-quick" if args.quick else ""))
     try:
-        record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit)
+        record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit, args.split or "")
     except ValueError as error:
         die(str(error))
     except (KeyboardInterrupt, BrokenProcessPool):  # a worker that Ctrl-C, or a lack of memory, has ended
         die("interrupted; finished runs are kept, and the same command goes on with the others")
     print(ablation_table(record))
-    where = Path(args.json) if args.json else root / "ablation.json" if args.quick or args.arms or args.flags else Path("docs/ablation.json")
+    where = Path(args.json) if args.json else root / "ablation.json" if args.quick or args.arms or args.flags or args.split else Path("docs/ablation.json")
     where.parent.mkdir(parents=True, exist_ok=True)
     write(where, json.dumps(record, indent=1))
     draw_ablation(record, where.with_suffix(".png"))

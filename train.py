@@ -524,13 +524,12 @@ def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer
     found = {"loss": 0.0, "grad_norm": 0.0, "clip_ratio": 0.0, "kl": 0.0}
     size = micro_batch(policy, live, config)
     grow = 4096.0 if policy.core.dtype == torch.float16 else 1.0  # the gradients of single tokens would be 0 in float16
-    policy.core.train(config.gradient_checkpointing)  # transformers checkpoints in training mode only, and cannot sample in it
     for _ in range(config.updates_per_batch):
         optimizer.zero_grad()
         for start in range(0, len(live), size):
             part = live[start:start + size]
             prompts, written = [g.prompt for g in part], [[r.completion_ids for r in g.rollouts] for g in part]
-            logprobs, mask = completion_logprobs(policy, prompts, written, config.temperature)
+            logprobs, mask = completion_logprobs(policy, prompts, written, config.temperature, config.gradient_checkpointing)
             reference = None
             if config.kl_weight:
                 with torch.no_grad(), policy.peft.disable_adapter():
@@ -546,7 +545,6 @@ def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer
         found["grad_norm"] = torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm).item()
         if np.isfinite(found["grad_norm"]):
             optimizer.step()
-    policy.core.eval()
     parts = ("loss", "clip_ratio", "kl")  # of this process; the norm is of the sum already
     return found | dict(zip(parts, summed(torch.tensor([found[name] for name in parts], dtype=torch.float64)).tolist(), strict=True))
 
@@ -789,8 +787,6 @@ def main(argv: list[str] | None = None) -> None:
     run.examine("warmup", planner)
     lap("exams")
     add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
-    if config.gradient_checkpointing:
-        policy.core.activation_checkpointing_enable()
     for stage in ("stage1", "stage2"):
         if stage not in config.stages.split(","):
             continue

@@ -124,7 +124,6 @@ def measure(args: argparse.Namespace) -> dict:
         policy = agent.load_policy(folder, device=args.device, load_in_4bit=args.bits == 4)
     weights = torch.cuda.memory_allocated() / 2**30 if cuda else None
     agent.add_lora(policy, config.lora_rank, config.lora_alpha, 0)
-    policy.core.activation_checkpointing_enable()
     optimizer = torch.optim.AdamW(agent.trainable(policy), lr=1e-5)
     how = agent.Sampling(config.horizon, config.group_size, 1.0, policy.max_new_tokens(config.horizon))
     tool, rounds = agent.vlm_tool_agent(policy), []

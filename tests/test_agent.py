@@ -323,7 +323,7 @@ def test_a_rollout_tells_what_was_written(policy):
 # ---- log-probabilities with a shared prompt ---------------------------------------------------------------------------------------
 
 
-def shared_and_plain(policy: agent.Policy, temperature: float = 1.0):
+def shared_and_plain(policy: agent.Policy, temperature: float, checkpointing: bool):
     """(value, gradients, layer forwards) of one weighted sum of log-probabilities, by completion_logprobs and by plain one-row forwards."""
     observations = [observe(0), observe(7, steps=4, plan=(Action("back"),)), observe(3, scale=2)]
     prompts, generator = encode(policy, observations, 5), torch.Generator().manual_seed(0)
@@ -332,7 +332,7 @@ def shared_and_plain(policy: agent.Policy, temperature: float = 1.0):
                    for row in ((3, 7, 1), (5, 2, 9), (4, 4, 6))]
     weight = torch.randn(3, 3, 9, generator=generator)
     calls = []
-    policy.core.model.language_model.layers[0].input_layernorm.register_forward_pre_hook(lambda *_: calls.append(1))
+    policy.core.model.language_model.layers[0].mlp.act_fn.register_forward_pre_hook(lambda *_: calls.append(1))
 
     def both(loss):
         calls.clear()
@@ -343,7 +343,7 @@ def shared_and_plain(policy: agent.Policy, temperature: float = 1.0):
         return value.item(), [p.grad.clone() for p in trainable(policy)], len(calls)
 
     def shared():
-        logprobs, mask = completion_logprobs(policy, prompts, completions, temperature)
+        logprobs, mask = completion_logprobs(policy, prompts, completions, temperature, checkpointing)
         assert mask.sum(-1).tolist() == [[len(c) for c in row] for row in completions]
         return (logprobs * mask * weight).sum()
 
@@ -357,10 +357,7 @@ def shared_and_plain(policy: agent.Policy, temperature: float = 1.0):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_shared_prefix_gives_the_numbers_and_gradients_of_plain_rows(tuned, checkpointing, temperature):
-    if checkpointing:
-        tuned.core.gradient_checkpointing_enable()
-        tuned.core.train()
-    (value, gradients, forwards), (plain, expected, _) = shared_and_plain(tuned, temperature)
+    (value, gradients, forwards), (plain, expected, _) = shared_and_plain(tuned, temperature, checkpointing)
     assert forwards == 1 + checkpointing  # checkpointing computes each layer again in the backward
     assert value == pytest.approx(plain, rel=1e-4)
     assert len(gradients) == 4 * 7 * 2  # layers x projections x (A, B)
@@ -382,23 +379,14 @@ def test_two_calls_give_what_one_square_mask_gives(P, K, R, L, G, C):
     q, k, v, weight = (torch.randn(P, n, S, 4, generator=generator).requires_grad_() for n in (K * R, K, K, K * R))
     real = ((torch.arange(S) < lengths[:, None]) | (owner > 0))[:, None, :, None]  # what padding computes is nobody's business
     found = []
-    shared = agent.Shared(lengths, L, G, C)
-    for out in (agent.shared_attention(None, q, k, v, shared.bias(R), 0.3, shared)[0].transpose(1, 2),
+    rows, mask = [x.transpose(1, 2) for x in (q, k, v)], agent.shared_mask(lengths, L, C, R)
+    for out in (agent.shared_attention(*rows, mask, L, 0.3).transpose(1, 2),
                 torch.nn.functional.scaled_dot_product_attention(q, k.repeat_interleave(R, 1), v.repeat_interleave(R, 1), allowed, scale=0.3)):
         found.append([out * real, *torch.autograd.grad((out * real * weight).sum(), (q, k, v))])
+    own = agent.shared_attention(rows[0][:, L:], *rows[1:], mask, L, 0.3).transpose(1, 2)  # the prompt's own queries may be left out
+    torch.testing.assert_close(own, found[0][0][:, :, L:], atol=1e-5, rtol=1e-4)
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-
-
-def test_a_plain_forward_of_the_same_model_is_what_it_was(tuned):
-    """Attention stays transformers' own where no shared prompt is given, with its mask for rows that are padded on the left."""
-    ids, mask = torch.tensor([[0, 0, 20, 21, 22], [23, 24, 25, 26, 27]]), torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
-    forward = lambda: tuned.core(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(0).expand(3, -1, -1)).logits  # noqa: E731
-    with torch.no_grad():
-        before = forward()
-        sample(tuned, encode(tuned, [observe(0)], 5), Sampling(5, 2))
-        assert tuned.core.config.text_config._attn_implementation == "shared"
-        assert torch.equal(forward(), before)
 
 
 @pytest.mark.parametrize("dtype, close", [("float32", 1e-4), ("bfloat16", 0.3)])

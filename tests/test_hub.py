@@ -65,11 +65,9 @@ def test_4_bits_leave_tower_and_head_alone_and_train_after_sampling(hubs, family
     group = Group(None, prompts[0], groups[0])
     for r, advantage in zip(group.rollouts, (1.0, -1.0), strict=True):
         r.advantages = [advantage] * 2
-    if checkpointing:
-        policy.core.activation_checkpointing_enable()
     config = Config(gradient_checkpointing=checkpointing)
     found = train.update_policy(policy, [group], config, torch.optim.SGD(trainable(policy), lr=0.0))
-    assert found["grad_norm"] > 1e-3 and not policy.core.training
+    assert found["grad_norm"] > 1e-3
     again = sample(policy, prompts, Sampling(1, 2, 1.0, 5), torch.Generator().manual_seed(0))[0]  # checkpointing leaves the cache alone
     assert [r.completion_ids for r in again] == [r.completion_ids for r in group.rollouts]
 
@@ -83,8 +81,6 @@ def test_checkpointing_changes_memory_only(hubs):
         group = Group(None, prompts[0], sample(policy, prompts, Sampling(1, 2, 1.0, 5), torch.Generator().manual_seed(0))[0])
         for r, advantage in zip(group.rollouts, (1.0, -1.0), strict=True):
             r.advantages = [advantage] * 2
-        if checkpointing:
-            policy.core.activation_checkpointing_enable()
         config = Config(gradient_checkpointing=checkpointing)
         norms.append(train.update_policy(policy, [group], config, torch.optim.SGD(trainable(policy), lr=0.0))["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-4) and norms[0] > 0
