@@ -969,13 +969,15 @@ def main_ablate(args: argparse.Namespace) -> None:
         die(f"--split {args.split}: choose one of {'; '.join(' '.join(toy.splits) for toy in TOYS.values())}")
     root = Path(args.output_dir + ("-quick" if args.quick else ""))
     try:
-        record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit, args.split or "")
+        updates = {"one": one, "two": two, "all": one + two}
+        record = ablate(arms, seeds, args.jobs, root, updates, [*more, *args.flags.split()], limit, args.split or "")
     except ValueError as error:
         die(str(error))
     except (KeyboardInterrupt, BrokenProcessPool):  # a worker that Ctrl-C, or a lack of memory, has ended
         die("interrupted; finished runs are kept, and the same command goes on with the others")
     print(ablation_table(record))
-    where = Path(args.json) if args.json else root / "ablation.json" if args.quick or args.arms or args.flags or args.split else Path("docs/ablation.json")
+    whole = not (args.quick or args.arms or args.flags or args.split)
+    where = Path(args.json) if args.json else Path("docs" if whole else root) / "ablation.json"
     where.parent.mkdir(parents=True, exist_ok=True)
     write(where, json.dumps(record, indent=1))
     draw_ablation(record, where.with_suffix(".png"))
