@@ -541,7 +541,7 @@ def _decoder(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) -> Calla
     kept, own = [], []                                                                                  # keys and values, layer by layer
 
     def prefill(q, k, v, scaling):
-        kept.append((k.transpose(1, 2), v.transpose(1, 2)))                                             # [P, K, L, d]
+        kept.append([x.transpose(1, 2).contiguous() for x in (k, v)])                                   # [P, K, L, d]
         return causal_attention(q, k, v, scaling) if q.shape[1] else q
 
     _forward(policy, _embedded(policy, ids, prompts), positions, prefill, ids.shape[1])

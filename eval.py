@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from agent import Planner, Play, ask, frozen_vlm, memory_or_die, plain, play, policy_planner, read_run, run_policy, tool_agent, torch
+from agent import Planner, Play, Policy, ask, frozen_vlm, memory_or_die, plain, play, policy_planner, read_run, run_policy, tool_agent, torch
 from envs import (
     GTA_TOOLS,
     NUMBERS,
@@ -114,6 +114,14 @@ def evaluate_toy(planner: Planner, split: str, n: int, horizon: int, history: in
         if progress:
             progress(len(seeds))
     return toy_metrics(plays, horizon), plays
+
+
+def evaluate_policy(policy: Policy, config: dict, split: str, n: int, progress=None, choose: str = "", seed: int = 0) -> tuple[dict, list[Play]]:
+    """evaluate_toy for a policy of a run, as the run's config says: its world, tool agent, horizon, size of screens."""
+    tool = tool_agent(config.get("tool_agent", ""), policy, config.get("max_pixels", 0))
+    planner = policy_planner(policy, config["horizon"], tool, choose=choose, seed=seed)
+    return evaluate_toy(planner, split, n, config["horizon"], config["history"], policy.toy_scale, config["carry_forecast"], progress=progress,
+                        world=config["env"], pointed=bool(tool))
 
 
 def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
@@ -732,10 +740,8 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     torch.set_num_threads(threads)
     config, start = read_run(folder), time.monotonic()
     policy = run_policy(folder, config, None if arm == "warmup" else how.get("adapter", "adapter"))
-    planner = policy_planner(policy, config["horizon"], choose=how.get("choose", ""), seed=seed)
     splits = [split] if split else ABLATION_SPLITS[config["env"]] if arm in MAIN_ARMS else ["test"]
-    rows = {name: evaluate_toy(planner, name, limit, config["horizon"], config["history"], carry=config["carry_forecast"], world=config["env"])[0]
-            for name in splits}
+    rows = {name: evaluate_policy(policy, config, name, limit, choose=how.get("choose", ""), seed=seed)[0] for name in splits}
     seconds, log = json.loads((folder / "results.json").read_text())["seconds"], folder / "metrics.jsonl"
     stages = ("stage1",) if "adapter" in how else ("stage1", "stage2")
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -856,21 +862,17 @@ def draw_ablation(record: dict, path: Path) -> None:
 def exam(run: str, split: str, n: int) -> dict[str, dict]:
     """All policies of a run on one toy split: random, warm start, the end of each stage, oracle."""
     config, found = read_run(run), {}
-    shape = (config["horizon"], config["history"])
     stages = [s for s in ("stage1", "stage2") if (Path(run) / s).exists()]
     rows = ["random", "warmup", *stages, "oracle"]
     with tqdm(total=n * len(rows), unit="task", mininterval=1) as bar:
         for name in rows:
             bar.set_description(name)
-            tool, scale = None, 1
             if name in ("random", "oracle"):
                 planner = random_planner() if name == "random" else oracle_planner(config["horizon"])
+                found[name], _ = evaluate_toy(planner, split, n, config["horizon"], config["history"], progress=bar.update, world=config["env"])
             else:
                 policy = run_policy(run, config, None if name == "warmup" else name)
-                tool, scale = tool_agent(config.get("tool_agent", ""), policy, config.get("max_pixels", 0)), policy.toy_scale
-                planner = policy_planner(policy, config["horizon"], tool)
-            found[name], _ = evaluate_toy(planner, split, n, *shape, scale, config["carry_forecast"], progress=bar.update, world=config["env"],
-                                          pointed=bool(tool))
+                found[name], _ = evaluate_policy(policy, config, split, n, bar.update)
     return found
 
 

@@ -144,13 +144,15 @@ def group_advantages(steps: np.ndarray, credit: str = "trajectory", std_normalis
 
     "trajectory" (paper eq.): A = (R - mean R) / std R, the same for every token. "step": the tokens of step t get the return
     from step t on, against its group; a later reward cannot depend on them less, nor an earlier one at all, so the expected
-    gradient is the same and its variance smaller. Both are scaled by one number per group, which keeps gamma's weights.
+    gradient is the same and its variance smaller. "own": they get the reward of step t alone. That leaves out what the words of a step
+    do to later ones, which in a forecast is little (the world does not answer in between), and with it the noise of all later
+    steps. All are scaled by one number per group, which keeps gamma's weights.
     A group whose returns are all equal (max - min < 1e-6: a std of floats is never exactly 0) gives zeros.
 
     >>> group_advantages(np.array([[1.0, 0.0], [0.0, 0.0]]))[:, 0].round(3)
     array([ 1., -1.])
     """
-    returns = np.cumsum(steps[:, ::-1], axis=1)[:, ::-1]
+    returns = steps if credit == "own" else np.cumsum(steps[:, ::-1], axis=1)[:, ::-1]
     if credit == "trajectory":
         returns = np.repeat(returns[:, :1], steps.shape[1], axis=1)
     centred = returns - returns.mean(axis=0)

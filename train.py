@@ -78,7 +78,7 @@ from envs import (
     mix,
     stream_shuffled,
 )
-from eval import draw_curves, draw_episode, evaluate_toy, observe, oracle_planner, random_planner, write
+from eval import draw_curves, draw_episode, evaluate_policy, evaluate_toy, observe, oracle_planner, random_planner, write
 from rewards import grounded_reward, group_advantages, similarity, trajectory_reward
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Config:
     lambda_align: float = flag(1.0, "weight of agreement with the reference; the unit of the other weights")
     lambda_rep: float = flag(0.3, "weight of repetition; at most half of lambda_align, so that the truth stays the best forecast")
     credit: str = flag("step", "step: tokens of step t get the return from t on (same expected gradient, less variance; DEPARTURE); "
-                               "trajectory: one advantage for all tokens (paper)")
+                               "own: only the reward of step t; trajectory: one advantage for all tokens (paper)")
     std_normalise: bool = flag(True, "divide advantages by the group's standard deviation (GRPO); --no-std_normalise is Dr. GRPO's choice")
 
     group_size: int = flag(8, "G, forecasts per prompt: the group is the baseline")
@@ -178,7 +178,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
         die(f"--env {config.env}: choose one of {', '.join(TOYS)}")
     if config.eval_split not in (splits := TOYS[config.env].splits):
         die(f"--eval_split {config.eval_split}: choose one of {', '.join(splits)}")
-    for name, choices in (("credit", ("step", "trajectory")), ("order", ("near", "far"))):
+    for name, choices in (("credit", ("own", "step", "trajectory")), ("order", ("near", "far"))):
         if getattr(config, name) not in choices:
             die(f"--{name} {getattr(config, name)}: choose {' or '.join(choices)}")
     if config.prompts_per_update % world():
@@ -734,24 +734,23 @@ class Run:
         draw_curves([json.loads(line) for line in lines], self.results[split], split, self.folder / "curves.png")
         if c.data:
             return
-        planner = policy_planner(policy, c.horizon, tool_agent(c.tool_agent, policy, c.max_pixels))
-        _, plays = evaluate_toy(planner, split, 20, c.horizon, c.history, policy.toy_scale, c.carry_forecast, world=c.env,
-                                pointed=bool(c.tool_agent))
+        _, plays = evaluate_policy(policy, dataclasses.asdict(c), split, 20)
         solved = [p for p in plays if p.success] or plays
         draw_episode(max(solved, key=lambda p: len(p.results)), self.folder / "episode.png")
         print(f"pictures: {self.folder / 'curves.png'}, {self.folder / 'episode.png'}; numbers: {self.folder / 'results.json'}")
 
     @first_only
-    def examine(self, name: str, planner) -> None:
-        """Play the held-out tasks once and keep the result: a resumed run does not play them again."""
+    def examine(self, name: str, planner=None) -> None:
+        """Play the held-out tasks once, with this planner or the policy, and keep the result: a resumed run does not play them again."""
         c, split = self.config, self.config.eval_split
         if c.data:
             return  # recorded data have no episodes to play: eval.py --bench scores them
         if name not in self.results[split]:
             with tqdm(total=c.eval_tasks, desc=f"exam: {name}", unit="task", mininterval=1) as bar:
-                pointed = bool(c.tool_agent) and name not in ("random", "oracle")
-                found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, self.policy.toy_scale, c.carry_forecast,
-                                        progress=bar.update, world=c.env, pointed=pointed)
+                if planner:
+                    found, _ = evaluate_toy(planner, split, c.eval_tasks, c.horizon, c.history, progress=bar.update, world=c.env)
+                else:
+                    found, _ = evaluate_policy(self.policy, dataclasses.asdict(c), split, c.eval_tasks, bar.update)
             self.results[split][name] = found
             write(self.folder / "results.json", json.dumps(self.results, indent=1))
         found = self.results[split][name]
@@ -783,8 +782,7 @@ def main(argv: list[str] | None = None) -> None:
           f"{config.updates_per_batch} optimiser step(s) on each batch; T = {config.horizon}, K = {config.history}, seed {config.seed}", flush=True)
     lap("warmup")
     run.examine("random", random_planner(config.seed))
-    planner = policy_planner(policy, config.horizon, tool_agent(config.tool_agent, policy, config.max_pixels))
-    run.examine("warmup", planner)
+    run.examine("warmup")
     lap("exams")
     add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
     for stage in ("stage1", "stage2"):
@@ -795,7 +793,7 @@ def main(argv: list[str] | None = None) -> None:
         run_stage(policy, config, stage, run)
         run.save_adapter(policy, stage)
         lap(stage)
-        run.examine(stage, planner)
+        run.examine(stage)
     run.save_adapter(policy, "adapter")
     run.examine("oracle", oracle_planner(config.horizon))
     lap("exams")
