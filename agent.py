@@ -409,7 +409,8 @@ def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch
 #           b    x x x         x
 #           b    x x x         x x
 #
-# The layers are the model's own, called without their wrappers, which on a small model take longer than the arithmetic.
+# The layers are the model's own, called without their wrappers, which on a small model take longer than the arithmetic: one product for
+# q, k and v, one for gate and up, and nothing of a prompt in the last layer but its keys and values.
 # ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -423,21 +424,38 @@ def _rotated(x: "torch.Tensor", cos: "torch.Tensor", sin: "torch.Tensor") -> "to
     return torch.addcmul(x * cos[..., None, :], torch.cat([-x[..., half:], x[..., :half]], -1), sin[..., None, :])
 
 
-def _layer(layer, x: "torch.Tensor", cos, sin, attend: Callable, first: int = 0, joined: "SimpleNamespace | None" = None) -> "torch.Tensor":
+def _joined(*modules) -> Callable:
+    """Several projections of one input as one. In fp32 their adapters are folded into a copy of the weights, which is exact but for
+    rounding, gradients included; in bf16 or 4 bits a small adapter would drown in the rounding of a large weight, so there the modules are called."""
+    bases = [getattr(m, "base_layer", m) for m in modules]
+    if any(type(b) is not torch.nn.Linear or b.weight.dtype != torch.float32 for b in bases):
+        return lambda x: [m(x) for m in modules]
+    weights = [b.weight if m is b or m.disable_adapters else sum(map(m.get_delta_weight, m.active_adapters), b.weight)
+               for m, b in zip(modules, bases, strict=True)]
+    weight, bias = torch.cat(weights), None if bases[0].bias is None else torch.cat([b.bias for b in bases])
+    return lambda x: torch.nn.functional.linear(x, weight, bias).split([len(w) for w in weights], -1)
+
+
+def _layers(policy: Policy) -> list["SimpleNamespace"]:
+    """The layers as _layer takes them, with the adapters as they are now."""
+    found = [(layer, layer.self_attn, layer.mlp) for layer in policy.core.model.language_model.layers]
+    return [SimpleNamespace(before=layer.input_layernorm, qkv=_joined(a.q_proj, a.k_proj, a.v_proj), q_norm=getattr(a, "q_norm", None),
+                            k_norm=getattr(a, "k_norm", None), head=a.head_dim, scaling=a.scaling, out=_joined(a.o_proj),
+                            after=layer.post_attention_layernorm, gate_up=_joined(m.gate_proj, m.up_proj), act=m.act_fn, down=_joined(m.down_proj))
+            for layer, a, m in found]
+
+
+def _layer(layer, x: "torch.Tensor", cos, sin, attend: Callable, first: int = 0) -> "torch.Tensor":
     """One layer of the model: [P, S, hidden] -> [P, S - first, hidden]; the tokens before `first` only give keys and values.
-    `attend`: queries [P, S - first, H, d], keys and values [P, S, K, d] -> like the queries. `joined`: see _joined."""
-    a, m, h = layer.self_attn, layer.mlp, _norm(layer.input_layernorm, x)
-    if joined:
-        q, k, v = joined.qkv(h).unflatten(-1, (-1, a.head_dim)).split(joined.heads, -2)
-    else:
-        q, k, v = (project(y).unflatten(-1, (-1, a.head_dim)) for project, y in ((a.q_proj, h[:, first:]), (a.k_proj, h), (a.v_proj, h)))
-    if hasattr(a, "q_norm"):  # not in Qwen2-VL and 2.5
-        q, k = _norm(a.q_norm, q), _norm(a.k_norm, k)
-    mixed = attend(_rotated(q, cos[:, first:], sin[:, first:]), _rotated(k, cos, sin), v).flatten(-2)
-    x = x[:, first:] + (joined.out if joined else a.o_proj)(mixed)
-    h = _norm(layer.post_attention_layernorm, x)
-    gate, up = joined.gate_up(h).chunk(2, -1) if joined else (m.gate_proj(h), m.up_proj(h))
-    return x + (joined.down if joined else m.down_proj)(m.act_fn(gate) * up)
+    `attend`: queries [P, S - first, H, d], keys and values [P, S, K, d] -> like the queries."""
+    q, k, v = (x.unflatten(-1, (-1, layer.head)) for x in layer.qkv(_norm(layer.before, x)))
+    q = q[:, first:]
+    if layer.q_norm:  # not in Qwen2-VL and 2.5
+        q, k = _norm(layer.q_norm, q), _norm(layer.k_norm, k)
+    mixed = attend(_rotated(q, cos[:, first:], sin[:, first:]), _rotated(k, cos, sin), v, scaling=layer.scaling)
+    x = x[:, first:] + layer.out(mixed.flatten(-2))[0]
+    gate, up = layer.gate_up(_norm(layer.after, x))
+    return x + layer.down(layer.act(gate) * up)[0]
 
 
 def _embedded(policy: Policy, ids: "torch.Tensor", prompts: Sequence[Prompt]) -> list["torch.Tensor"]:
@@ -471,15 +489,15 @@ def causal_attention(q, k, v, scaling: float) -> "torch.Tensor":
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=True).transpose(1, 2)
 
 
-def _forward(policy: Policy, x: list["torch.Tensor"], positions: "torch.Tensor", attend: Callable, first: int,
+def _forward(policy: Policy, layers: list, x: list["torch.Tensor"], positions: "torch.Tensor", attend: Callable, first: int,
              checkpointing: bool = False) -> "torch.Tensor":
     """All layers: embeddings [P, S, hidden] at positions [3, P, S] -> last hidden states of the tokens from `first` on. `checkpointing`:
     layers are computed again in the backward."""
     model, (x, *deepstack) = policy.core.model.language_model, x
     cos, sin = model.rotary_emb(x, positions)
-    for i, layer in enumerate(model.layers):
-        skip = first if i + 1 == len(model.layers) else 0
-        inputs = layer, x, cos, sin, partial(attend, scaling=layer.self_attn.scaling), skip
+    for i, layer in enumerate(layers):
+        skip = first if i + 1 == len(layers) else 0
+        inputs = layer, x, cos, sin, attend, skip
         again = checkpointing and torch.is_grad_enabled()
         x = torch.utils.checkpoint.checkpoint(_layer, *inputs, use_reentrant=False) if again else _layer(*inputs)
         x = x + deepstack[i][:, skip:] if i < len(deepstack) else x
@@ -521,36 +539,21 @@ def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: 
     return [[_rollout(policy, prompts[p], rows[p * G + g], probs[p * G + g], how.horizon) for g in range(G)] for p in range(P)]
 
 
-def _joined(*modules):
-    """Several projections of one input as one. In fp32 their adapters are folded into a copy of the weights, which is exact but for
-    rounding; in bf16 or 4 bits a small adapter would drown in the rounding of a large weight, so there the modules are called."""
-    bases = [getattr(m, "base_layer", m) for m in modules]
-    if any(type(b) is not torch.nn.Linear or b.weight.dtype != torch.float32 for b in bases):
-        return lambda x: torch.cat([m(x) for m in modules], -1)
-    weights = [b.weight if m is b or m.disable_adapters else sum(map(m.get_delta_weight, m.active_adapters), b.weight)
-               for m, b in zip(modules, bases, strict=True)]
-    weight, bias = torch.cat(weights), None if bases[0].bias is None else torch.cat([b.bias for b in bases])
-    return lambda x: torch.nn.functional.linear(x, weight, bias)
-
-
 def _decoder(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) -> Callable:
     """Prefill, then the function (tokens [B], t) -> last hidden states [B, H]: token t of each completion, of at most C, and what follows
     from it; token 0 is the last one of the prompt. Keys and values of a prompt are read once for its G completions, and
     nothing grows: no copy a token."""
     model, (ids, lengths, positions, last) = policy.core.model.language_model, _batch_prompts(policy, prompts)
-    kept, own = [], []                                                                                  # keys and values, layer by layer
+    layers, kept = _layers(policy), []                                                                  # keys and values, layer by layer
 
     def prefill(q, k, v, scaling):
         kept.append([x.transpose(1, 2).contiguous() for x in (k, v)])                                   # [P, K, L, d]
         return causal_attention(q, k, v, scaling) if q.shape[1] else q
 
-    _forward(policy, _embedded(policy, ids, prompts), positions, prefill, ids.shape[1])
-    (P, K, L, d), H = kept[0][0].shape, policy.core.config.text_config.num_attention_heads
+    _forward(policy, layers, _embedded(policy, ids, prompts), positions, prefill, ids.shape[1])
+    P, K, L, d = kept[0][0].shape
     cos, sin = model.rotary_emb(kept[0][0], (last[:, None] + torch.arange(C, device=last.device)).expand(3, -1, -1))   # [P, C, d]
     padding = (torch.arange(L, device=cos.device) >= lengths[:, None])[:, None, None] if lengths.min() < L else None
-    joined = [SimpleNamespace(qkv=_joined(a.q_proj, a.k_proj, a.v_proj), heads=[H, K, K], out=_joined(a.o_proj),
-                              gate_up=_joined(m.gate_proj, m.up_proj), down=_joined(m.down_proj))
-              for layer in model.layers for a, m in [(layer.self_attn, layer.mlp)]]
     own = [[x.new_zeros(P, K, G, C, d) for x in pair] for pair in kept]
 
     def attend(q, k, v, t, far, near, scaling):                                                         # q [P, G, H, d], k and v [P, G, K, d]
@@ -564,8 +567,8 @@ def _decoder(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) -> Calla
 
     def step(tokens, t):
         x, at = model.embed_tokens(tokens).view(P, G, -1), (cos[:, t, None], sin[:, t, None])
-        for layer, far, near, parts in zip(model.layers, kept, own, joined, strict=True):
-            x = _layer(layer, x, *at, partial(attend, t=t, far=far, near=near, scaling=layer.self_attn.scaling), joined=parts)
+        for layer, far, near in zip(layers, kept, own, strict=True):
+            x = _layer(layer, x, *at, partial(attend, t=t, far=far, near=near))
         return _norm(model.norm, x).flatten(0, 1)
 
     return step
@@ -631,7 +634,7 @@ def completion_logprobs(policy: Policy, prompts: Sequence[Prompt], completions: 
     follow = (last[:, None] + torch.arange(C, device=device)).repeat(1, G).expand(3, -1, -1)              # [3, P, G C]
     x = _embedded(policy, torch.cat([ids, written], 1), prompts)
     mask = shared_mask(lengths, L, C, text.num_attention_heads // text.num_key_value_heads).to(x[0].dtype)
-    hidden = _forward(policy, x, torch.cat([positions, follow], 2), partial(shared_attention, mask=mask, L=L), L, checkpointing)
+    hidden = _forward(policy, _layers(policy), x, torch.cat([positions, follow], 2), partial(shared_attention, mask=mask, L=L), L, checkpointing)
     states, targets = hidden.view(P, G, C, -1)[valid], tokens[valid]
     picked = torch.cat([_picked(policy, s, t, temperature) for s, t in zip(states.split(2048), targets.split(2048), strict=True)])
     return torch.zeros((P, G, C), device=device).masked_scatter(valid, picked), valid
