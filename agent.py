@@ -426,9 +426,10 @@ def _rotated(x: "torch.Tensor", cos: "torch.Tensor", sin: "torch.Tensor") -> "to
 
 def _joined(*modules) -> Callable:
     """Several projections of one input as one. In fp32 their adapters are folded into a copy of the weights, which is exact but for
-    rounding, gradients included; in bf16 or 4 bits a small adapter would drown in the rounding of a large weight, so there the modules are called."""
+    rounding, gradients included. Elsewhere the modules are called: in bf16 or 4 bits a small adapter would drown in the rounding of a
+    large weight, and a large model has no room for copies."""
     bases = [getattr(m, "base_layer", m) for m in modules]
-    if any(type(b) is not torch.nn.Linear or b.weight.dtype != torch.float32 for b in bases):
+    if any(type(b) is not torch.nn.Linear or b.weight.dtype != torch.float32 or b.weight.numel() > 2**20 for b in bases):
         return lambda x: [m(x) for m in modules]
     weights = [b.weight if m is b or m.disable_adapters else sum(map(m.get_delta_weight, m.active_adapters), b.weight)
                for m, b in zip(modules, bases, strict=True)]
@@ -438,11 +439,10 @@ def _joined(*modules) -> Callable:
 
 def _layers(policy: Policy) -> list["SimpleNamespace"]:
     """The layers as _layer takes them, with the adapters as they are now."""
-    found = [(layer, layer.self_attn, layer.mlp) for layer in policy.core.model.language_model.layers]
     return [SimpleNamespace(before=layer.input_layernorm, qkv=_joined(a.q_proj, a.k_proj, a.v_proj), q_norm=getattr(a, "q_norm", None),
                             k_norm=getattr(a, "k_norm", None), head=a.head_dim, scaling=a.scaling, out=_joined(a.o_proj),
                             after=layer.post_attention_layernorm, gate_up=_joined(m.gate_proj, m.up_proj), act=m.act_fn, down=_joined(m.down_proj))
-            for layer, a, m in found]
+            for layer in policy.core.model.language_model.layers for a, m in [(layer.self_attn, layer.mlp)]]
 
 
 def _layer(layer, x: "torch.Tensor", cos, sin, attend: Callable, first: int = 0) -> "torch.Tensor":
@@ -495,11 +495,10 @@ def _forward(policy: Policy, layers: list, x: list["torch.Tensor"], positions: "
     layers are computed again in the backward."""
     model, (x, *deepstack) = policy.core.model.language_model, x
     cos, sin = model.rotary_emb(x, positions)
+    run = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False) if checkpointing and torch.is_grad_enabled() else lambda f, *xs: f(*xs)
     for i, layer in enumerate(layers):
         skip = first if i + 1 == len(layers) else 0
-        inputs = layer, x, cos, sin, attend, skip
-        again = checkpointing and torch.is_grad_enabled()
-        x = torch.utils.checkpoint.checkpoint(_layer, *inputs, use_reentrant=False) if again else _layer(*inputs)
+        x = run(_layer, layer, x, cos, sin, attend, skip)
         x = x + deepstack[i][:, skip:] if i < len(deepstack) else x
     return _norm(model.norm, x)
 
@@ -586,10 +585,10 @@ def prompts_at_once(policy: Policy, prompts: Sequence[Prompt], how: Sampling) ->
     return max(1, int(left / 2 / row / how.group_size))
 
 
-def sample_all(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator=None) -> list[list[Rollout]]:
-    """sample() for as many prompts as there are."""
-    n = prompts_at_once(policy, prompts, how)
-    return [group for start in range(0, len(prompts), n) for group in sample(policy, prompts[start:start + n], how, generator)]
+def sample_all(policy: Policy, prompts: Sequence[Prompt], how: Sampling, draw: Callable = lambda start: None, size: int = 0) -> list[list[Rollout]]:
+    """sample() for as many prompts as there are, `size` at a time; `draw` gives the generator of the part that begins at a prompt."""
+    n = size or prompts_at_once(policy, prompts, how)
+    return [group for start in range(0, len(prompts), n) for group in sample(policy, prompts[start:start + n], how, draw(start))]
 
 
 def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int) -> Rollout:
@@ -758,7 +757,7 @@ def policy_planner(policy: Policy, horizon: int, tool: "ToolAgent | None" = None
     generator = torch.Generator(policy.device).manual_seed(seed)
 
     def plan(observations, _envs):
-        groups = sample_all(policy, encode(policy, observations, horizon), how, generator)
+        groups = sample_all(policy, encode(policy, observations, horizon), how, lambda start: generator)
         chosen = [_chosen(group, choose) for group in groups]
         if tool:  # asked for the first steps of all at once
             pairs = [(r.forecast[0], Example(o, ())) for r, o in zip(chosen, observations, strict=True) if r.forecast]

@@ -967,7 +967,7 @@ def main_ablate(args: argparse.Namespace) -> None:
         die(f"--arms: unknown arm {', '.join(sorted(unknown))}; choose from {', '.join(ARMS)}")
     if args.seeds < 1 or args.jobs < 1 or args.limit < 1:
         die(f"--seeds {args.seeds}, --jobs {args.jobs} and --limit {args.limit} must be at least 1")
-    one, two, limit, seeds, more = (60, 40, 100, 2, ["--warmup_steps", "600"]) if args.quick else (200, 130, args.limit, args.seeds, [])
+    one, two, limit, seeds, more = (60, 40, 100, 2, ["--warmup_steps", "600"]) if args.quick else (300, 200, args.limit, args.seeds, [])
     if args.split and not any(args.split in toy.splits for toy in TOYS.values()):
         die(f"--split {args.split}: choose one of {'; '.join(' '.join(toy.splits) for toy in TOYS.values())}")
     root = Path(args.output_dir + ("-quick" if args.quick else ""))

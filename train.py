@@ -50,8 +50,8 @@ from agent import (
     make_tiny,
     memory_or_die,
     policy_planner,
-    prompts_at_once,
     sample,
+    sample_all,
     tool_agent,
     torch,
     trainable,
@@ -134,8 +134,8 @@ class Config:
     max_grad_norm: float = flag(1.0, "gradients are scaled down to this norm; guards against a rare bad batch")
     lora_rank: int = flag(16, "rank of the adapters")
     lora_alpha: int = flag(32, "adapters are scaled by alpha / rank")
-    stage1_updates: int = flag(200, "updates on whole forecasts")
-    stage2_updates: int = flag(130, "updates on what the tool agent makes of the first step")
+    stage1_updates: int = flag(300, "updates on whole forecasts")
+    stage2_updates: int = flag(200, "updates on what the tool agent makes of the first step")
 
     train_tasks: int = flag(2000, "distinct training tasks; 400 were over-fitted")
     demo_noise: float = flag(0.2, "share of random actions of the demonstrator; they lead to states that an agent meets when it errs")
@@ -587,13 +587,12 @@ def summary(groups: list[Group]) -> dict[str, float]:
 
 def draw_samples(policy: Policy, prompts: list[Prompt], how: Sampling, config: Config, when: str) -> list[list[Rollout]]:
     """The rollouts of one update, --sample_batch prompts at a time."""
-    found, size = [], config.sample_batch or prompts_at_once(policy, prompts, how)
-    for start in range(0, len(prompts), size):
-        # Each update has its own generator: nothing but weights and optimiser state needs to survive a restart.
+    def generator(start: int):
+        # Each part has its own: nothing but weights and optimiser state needs to survive a restart.
         at = f" {begin}" if (begin := rank() * len(prompts) + start) else ""
-        generator = torch.Generator(policy.device).manual_seed(int(hashlib.sha256(f"{config.seed} {when}{at}".encode()).hexdigest()[:15], 16))
-        found += sample(policy, prompts[start:start + size], how, generator)
-    return found
+        return torch.Generator(policy.device).manual_seed(int(hashlib.sha256(f"{config.seed} {when}{at}".encode()).hexdigest()[:15], 16))
+
+    return sample_all(policy, prompts, how, generator, config.sample_batch)
 
 
 def run_stage(policy: Policy, config: Config, stage: str, run: "Run") -> None:

@@ -263,7 +263,7 @@ def test_group_advantages_by_hand():
     np.testing.assert_allclose(group_advantages(steps, "step"), z * np.array([[1, 0.5], [0, -0.5], [0, 0.5], [-1, -0.5]]))
 
 
-@pytest.mark.parametrize("credit", ["trajectory", "step"])
+@pytest.mark.parametrize("credit", ["trajectory", "step", "own"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_a_group_of_equal_rewards_has_no_advantage(credit, dtype, normalise):
@@ -275,7 +275,7 @@ def test_a_group_of_equal_rewards_has_no_advantage(credit, dtype, normalise):
 
 @given(tables, st.booleans())
 def test_advantages_are_centred_and_have_a_column_a_step(steps, normalise):
-    for credit in ("trajectory", "step"):
+    for credit in ("trajectory", "step", "own"):
         found = group_advantages(steps, credit, normalise)
         assert found.shape == steps.shape and np.abs(found.sum(axis=0)).max() < 1e-3
         if normalise:
@@ -289,13 +289,15 @@ def test_step_credit_telescopes(steps):
     if not found.any():
         return
     own = steps - steps.mean(axis=0)
+    alone = group_advantages(steps, "own", False)
+    np.testing.assert_allclose(alone, own if alone.any() else 0 * own, atol=1e-5)
     np.testing.assert_allclose(found - np.hstack([found[:, 1:], np.zeros((len(steps), 1))]), own, atol=1e-9)
     np.testing.assert_allclose(found[:, 0], own.sum(axis=1), atol=1e-9)
     if np.ptp(steps.sum(axis=1)) > 1e-5:
         np.testing.assert_allclose(found[:, 0], group_advantages(steps, "trajectory", False)[:, 0], atol=1e-9)
 
 
-@given(tables, st.sampled_from(["trajectory", "step"]))
+@given(tables, st.sampled_from(["trajectory", "step", "own"]))
 def test_normalising_only_scales(steps, credit):
     plain, scaled = group_advantages(steps, credit, False), group_advantages(steps, credit, True)
     factor = np.abs(scaled).max() / np.abs(plain).max() if plain.any() else 0.0
