@@ -701,6 +701,8 @@ ARMS: dict[str, tuple[str, dict]] = {
     "choose_agreement": ("", {"choose": "agreement"}),
 }
 MAIN_ARMS = ("warmup", "reactive_text", "reactive_grounded", "stage1", "stage2", "tracer1", "without_stage2")
+PART_SEEDS = 3            # of the other arms, which play `test` only
+QUICK_ARMS = ("warmup", "reactive_grounded", "tracer1", "without_stage2")
 ABLATION_SPLITS = {"toy-gui": ("test", "popup", "flaky", "layout", "app"), "toy-tools": ("test", "flaky", "composition", "tool")}
 DISTURBED = {"popup", "flaky", "layout"}
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)   # Student's t, two-sided 95 %, 1 to 9 degrees of freedom
@@ -733,7 +735,7 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
                              "--output_dir")
         return found
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--output_dir", str(folder), "--seed", str(seed), "--threads", str(threads),
-               "--warmup_dir", str(root / "warmup"), "--eval_split", "dev", "--eval_tasks", "50", *asked]
+               "--warmup_dir", str(root / "warmup"), "--eval_split", "dev", "--eval_tasks", "20", *asked]
     if not (folder / "adapter").exists():
         with open(root / f"{owner}-{seed}.log", "a") as log:
             if subprocess.run([*command, *(["--resume"] if (folder / "config.json").exists() else [])], stdout=log, stderr=log).returncode:
@@ -753,12 +755,14 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
 
 
 def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict, common: list[str], limit: int, split: str = "") -> dict:
-    """All arms with seeds 0 .. seeds-1, `jobs` at a time; a finished run is not run again. Returns the record of docs/ablation.json."""
+    """All arms with seeds 0 .. seeds-1 (at most PART_SEEDS for those that are not main ones), `jobs` at a time; a finished run is not
+    run again. Returns the record of docs/ablation.json."""
     root.mkdir(parents=True, exist_ok=True)
     threads, found, running = max(1, (os.cpu_count() or 1) // jobs), {}, {}
     shared = {arm: next(a for a in ARMS if ARMS[a][0] == ARMS[arm][0]) for arm in arms}         # whose run an arm plays with
     wanted = dict.fromkeys(["warmup", *shared.values(), *arms])
-    waiting = {(arm, seed): None if arm == "warmup" else (shared[arm] if ARMS[arm][1] else "warmup", seed) for seed in range(seeds) for arm in wanted}
+    waiting = {(arm, seed): None if arm == "warmup" else (shared[arm] if ARMS[arm][1] else "warmup", seed)
+               for seed in range(seeds) for arm in wanted if arm in MAIN_ARMS or seed < PART_SEEDS}
     quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}  # Ctrl-C ends a worker without a stack trace
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), **quiet) as pool, tqdm(total=len(waiting), unit="run") as bar:
         while waiting or running:
@@ -775,11 +779,12 @@ def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict,
             name, row = next(iter(found[job]["split"].items()))
             tqdm.write(f"{arm:18} seed {seed}: success on {name} {row['success']:.1%}")
             bar.update()
-    return ablation_record({arm: [found[arm, seed] for seed in range(seeds)] for arm in ARMS if arm in wanted}, seeds, common, split or "test")
+    runs = {arm: [found[arm, seed] for seed in range(seeds) if (arm, seed) in found] for arm in ARMS if arm in wanted}
+    return ablation_record(runs, seeds, common, split or "test")
 
 
 def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str], main: str = "test") -> dict:
-    """docs/ablation.json: per arm one number a seed, and paired differences on the split `main` (same seeds, 95 % interval by Student's t).
+    """docs/ablation.json: per arm one number a seed, and paired differences on the split `main` (common seeds, 95 % interval by Student's t).
 
     stability and accuracy_at_k: planning stability. robustness: mean success on the disturbed splits over success on `main`, None
     where an arm does not play them. generalisation: the other splits themselves (app; composition, tool). per_1000_tokens, per_minute:
@@ -800,7 +805,7 @@ def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str],
     for one in ("tracer1", "stage1"):
         for other in arms:
             if one in arms and one != other:
-                differences = [a - b for a, b in zip(*(arms[x]["split"][main]["success"] for x in (one, other)), strict=True)]
+                differences = [a - b for a, b in zip(*(arms[x]["split"][main]["success"] for x in (one, other)), strict=False)]
                 centre, half = interval(differences)
                 pairs[f"{one}-{other}"] = {"mean": centre, "ci95": [centre - half, centre + half]}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
@@ -838,7 +843,7 @@ def draw_ablation(record: dict, path: Path) -> None:
     means, halves = zip(*[interval([100 * v for v in found["split"][first]["success"]]) for found in arms.values()], strict=True)
     axes[0].barh(list(arms), means, xerr=np.nan_to_num(halves), capsize=3, color=["tab:green" if a == "tracer1" else "silver" for a in arms])
     axes[0].invert_yaxis()
-    axes[0].set(title=f"success on {first}, {len(record['seeds'])} seeds, 95 % interval", xlabel="% of tasks")
+    axes[0].set(title=f"success on {first}, mean of seeds, 95 % interval", xlabel="% of tasks")
     horizons = {int(arm.split("_")[1]): arm for arm in arms if arm.startswith("horizon_")} | ({5: "tracer1"} if "tracer1" in arms else {})
     points = [(t, *interval([100 * v for v in arms[arm]["split"][first]["success"]])) for t, arm in sorted(horizons.items())]
     if points:
@@ -933,10 +938,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--per_item", help="gta, gaia: write one JSON line {id, correct} a question to this file")
     parser.add_argument("--ablate", action="store_true", help="train and compare arms on the toy world; writes docs/ablation.json and .png")
     parser.add_argument("--arms", default="", help=f"with --ablate, joined by commas; default: all of {', '.join(ARMS)}")
-    parser.add_argument("--seeds", type=int, default=5, help="with --ablate: seeds 0 .. seeds-1, warm starts included")
+    parser.add_argument("--seeds", type=int, default=5, help=f"with --ablate: seeds 0 .. seeds-1; at most {PART_SEEDS} for arms that change a part")
     parser.add_argument("--jobs", type=int, default=1, help="with --ablate: runs side by side, sharing the cores")
     parser.add_argument("--output_dir", default="runs/ablate", help="with --ablate: where the runs are kept")
-    parser.add_argument("--quick", action="store_true", help="with --ablate: a first answer in minutes: two seeds, the main arms, short runs")
+    parser.add_argument("--quick", action="store_true", help="with --ablate: a first answer in minutes: two seeds, four arms, short runs")
     parser.add_argument("--flags", default="", help="with --ablate: more flags of train.py for every arm, such as \"--learning_rate 5e-4\"")
     args = parser.parse_args(argv)
     if args.ablate:
@@ -962,7 +967,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def main_ablate(args: argparse.Namespace) -> None:
-    arms = tuple(filter(None, args.arms.split(","))) or (MAIN_ARMS if args.quick else tuple(ARMS))
+    arms = tuple(filter(None, args.arms.split(","))) or (QUICK_ARMS if args.quick else tuple(ARMS))
     if unknown := set(arms) - set(ARMS):
         die(f"--arms: unknown arm {', '.join(sorted(unknown))}; choose from {', '.join(ARMS)}")
     if args.seeds < 1 or args.jobs < 1 or args.limit < 1:

@@ -123,7 +123,7 @@ class Config:
 
     group_size: int = flag(8, "G, forecasts per prompt: the group is the baseline")
     prompts_per_update: int = flag(16, "P, prompts in one update; more is a steadier gradient at more cost")
-    micro_batch: int = flag(16, "prompts in one forward and backward; a knob for memory, the gradient does not depend on it")
+    micro_batch: int = flag(16, "prompts in one forward and backward; a knob for memory, the gradient does not depend on it; with --model 1")
     sample_batch: int = flag(0, "prompts that are sampled at once, each such part with its own random numbers; 0: all, or what CUDA's memory holds")
     updates_per_batch: int = flag(1, "optimiser steps on the same rollouts; with 1 the ratio is exactly 1 and the clip never acts")
     clip_low: float = flag(0.2, "the ratio may fall to 1 - clip_low before its gradient stops")
@@ -161,7 +161,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
         kind = {"action": argparse.BooleanOptionalAction} if isinstance(f.default, bool | None) else {"type": type(f.default)}
         parser.add_argument(f"--{f.name}", default=f.default, help=f.metadata["help"], **kind)
     if parser.parse_known_args(argv)[0].model:  # what suits a model that a warm start did not teach; a flag that is given still wins
-        parser.set_defaults(learning_rate=2e-5, gradient_checkpointing=True)
+        parser.set_defaults(learning_rate=2e-5, gradient_checkpointing=True, micro_batch=1)
     config = Config(**vars(parser.parse_args(argv)))
     at_least = {"horizon": 1, "group_size": 2, "prompts_per_update": 1, "micro_batch": 1, "updates_per_batch": 1, "train_tasks": 1,
                 "warmup_batch": 1, "warmup_horizon": 1, "reading_steps": 1, "warmup_steps": 1, "eval_tasks": 1, "save_every": 1, "lora_rank": 1}
@@ -522,12 +522,11 @@ def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer
     live = groups if config.kl_weight else [g for g in groups if has_signal(g)]
     tokens, learning = summed(torch.tensor([sum(len(r.completion_ids) for g in groups for r in g.rollouts), len(live)])).tolist()
     found = {"loss": 0.0, "grad_norm": 0.0, "clip_ratio": 0.0, "kl": 0.0}
-    size = micro_batch(policy, live, config)
     grow = 4096.0 if policy.core.dtype == torch.float16 else 1.0  # the gradients of single tokens would be 0 in float16
     for _ in range(config.updates_per_batch):
         optimizer.zero_grad()
-        for start in range(0, len(live), size):
-            part = live[start:start + size]
+        for start in range(0, len(live), config.micro_batch):
+            part = live[start:start + config.micro_batch]
             prompts, written = [g.prompt for g in part], [[r.completion_ids for r in g.rollouts] for g in part]
             logprobs, mask = completion_logprobs(policy, prompts, written, config.temperature, config.gradient_checkpointing)
             reference = None
@@ -547,18 +546,6 @@ def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer
             optimizer.step()
     parts = ("loss", "clip_ratio", "kl")  # of this process; the norm is of the sum already
     return found | dict(zip(parts, summed(torch.tensor([found[name] for name in parts], dtype=torch.float64)).tolist(), strict=True))
-
-
-def micro_batch(policy: Policy, groups: list[Group], config: Config) -> int:
-    """--micro_batch, or less where CUDA's free memory would not hold that many rows with their gradients."""
-    if policy.device.type == "cpu" or not groups:
-        return config.micro_batch
-    c, longest = policy.core.config.text_config, max(len(r.completion_ids) for g in groups for r in g.rollouts)
-    row = max(len(g.prompt.ids) for g in groups) + config.group_size * longest
-    layer = 2 * (16 * c.hidden_size + 4 * c.intermediate_size)  # bytes that one layer keeps of a token for the backward
-    token = layer + 2 * c.num_hidden_layers * c.hidden_size if config.gradient_checkpointing else layer * c.num_hidden_layers
-    left = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated() - 16 * 2048 * c.vocab_size
-    return min(config.micro_batch, max(1, int(0.8 * left / (row * (token + row)))))
 
 
 def _padded(groups: list[Group], values, mask):

@@ -372,7 +372,7 @@ def test_every_field_is_a_flag_with_its_reason(field, tmp_path):
                "env": "toy-tools", "tool_agent": "base", "load_in_4bit": True}
     value = special[field.name] if field.name in special else not field.default if isinstance(field.default, bool) else field.default + 1
     name = f"--{'no-' if value is False else ''}{field.name}"
-    suits = {"learning_rate": 2e-5, "gradient_checkpointing": True} if field.name == "model" else {}  # defaults for a hub model
+    suits = {"learning_rate": 2e-5, "gradient_checkpointing": True, "micro_batch": 1} if field.name == "model" else {}  # defaults for a hub model
     assert parse_config([name] if isinstance(value, bool) else [name, str(value)]) == dataclasses.replace(Config(), **suits, **{field.name: value})
     assert len(field.metadata["help"]) > 10
 
