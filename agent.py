@@ -23,6 +23,7 @@ the last line, is written after the forecast and can depend on it.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -130,6 +131,7 @@ class Policy:
     peft: object = None
     far_first: bool = False   # forecasts are written from far to near (--order far)
     banned: list[int] = field(default_factory=list)   # see suppressed()
+    breaks: dict[int, int] = field(default_factory=dict)   # see line_breaks()
     name: str = ""
 
     @property
@@ -158,6 +160,11 @@ class Policy:
             marks = {i for i, t in added if t.content in ("<|box_start|>", "<|box_end|>")}
             self.banned = sorted(specials - marks - {self.tokenizer.eos_token_id})
         return self.banned
+
+    def line_breaks(self, token: int) -> int:
+        if token not in self.breaks:  # asked for at every token: decoded once
+            self.breaks[token] = self.tokenizer.decode([token]).count("\n")
+        return self.breaks[token]
 
     def frame(self, grid: "torch.Tensor") -> tuple[float, float]:
         """What the family takes for the width and height of a screen: Qwen2-VL (UI-TARS v1) and Qwen3-VL (GUI-Owl 1.5) count 0..1000,
@@ -430,32 +437,37 @@ def _joined(*modules) -> Callable:
     large weight, and a large model has no room for copies."""
     bases = [getattr(m, "base_layer", m) for m in modules]
     if any(type(b) is not torch.nn.Linear or b.weight.dtype != torch.float32 or b.weight.numel() > 2**20 for b in bases):
-        return lambda x: [m(x) for m in modules]
+        return lambda x: torch.cat([m(x) for m in modules], -1)
     weights = [b.weight if m is b or m.disable_adapters else sum(map(m.get_delta_weight, m.active_adapters), b.weight)
                for m, b in zip(modules, bases, strict=True)]
     weight, bias = torch.cat(weights), None if bases[0].bias is None else torch.cat([b.bias for b in bases])
-    return lambda x: torch.nn.functional.linear(x, weight, bias).split([len(w) for w in weights], -1)
+    return lambda x: torch.nn.functional.linear(x, weight, bias)
 
 
 def _layers(policy: Policy) -> list["SimpleNamespace"]:
     """The layers as _layer takes them, with the adapters as they are now."""
-    return [SimpleNamespace(before=layer.input_layernorm, qkv=_joined(a.q_proj, a.k_proj, a.v_proj), q_norm=getattr(a, "q_norm", None),
-                            k_norm=getattr(a, "k_norm", None), head=a.head_dim, scaling=a.scaling, out=_joined(a.o_proj),
-                            after=layer.post_attention_layernorm, gate_up=_joined(m.gate_proj, m.up_proj), act=m.act_fn, down=_joined(m.down_proj))
+    text = policy.core.config.text_config
+    heads = H, K = text.num_attention_heads, text.num_key_value_heads
+
+    def norms(a):  # of q and k, a row a head: [H + K, d]; Qwen2-VL and 2.5 have none
+        return torch.stack([a.q_norm.weight] * H + [a.k_norm.weight] * K) if hasattr(a, "q_norm") else None
+
+    return [SimpleNamespace(before=layer.input_layernorm, qkv=_joined(a.q_proj, a.k_proj, a.v_proj), norms=norms(a), head=a.head_dim,
+                            heads=heads, scaling=a.scaling, out=_joined(a.o_proj), after=layer.post_attention_layernorm,
+                            gate_up=_joined(m.gate_proj, m.up_proj), act=m.act_fn, down=_joined(m.down_proj))
             for layer in policy.core.model.language_model.layers for a, m in [(layer.self_attn, layer.mlp)]]
 
 
 def _layer(layer, x: "torch.Tensor", cos, sin, attend: Callable, first: int = 0) -> "torch.Tensor":
     """One layer of the model: [P, S, hidden] -> [P, S - first, hidden]; the tokens before `first` only give keys and values.
     `attend`: queries [P, S - first, H, d], keys and values [P, S, K, d] -> like the queries."""
-    q, k, v = (x.unflatten(-1, (-1, layer.head)) for x in layer.qkv(_norm(layer.before, x)))
-    q = q[:, first:]
-    if layer.q_norm:  # not in Qwen2-VL and 2.5
-        q, k = _norm(layer.q_norm, q), _norm(layer.k_norm, k)
-    mixed = attend(_rotated(q, cos[:, first:], sin[:, first:]), _rotated(k, cos, sin), v, scaling=layer.scaling)
-    x = x[:, first:] + layer.out(mixed.flatten(-2))[0]
-    gate, up = layer.gate_up(_norm(layer.after, x))
-    return x + layer.down(layer.act(gate) * up)[0]
+    H, K = layer.heads
+    qk, v = layer.qkv(_norm(layer.before, x)).unflatten(-1, (-1, layer.head)).split([H + K, K], -2)
+    qk = qk if layer.norms is None else torch.nn.functional.rms_norm(qk, (layer.head,), None, layer.before.variance_epsilon) * layer.norms
+    q, k = _rotated(qk, cos, sin).split([H, K], -2)
+    x = x[:, first:] + layer.out(attend(q[:, first:], k, v, scaling=layer.scaling).flatten(-2))
+    gate, up = layer.gate_up(_norm(layer.after, x)).chunk(2, -1)
+    return x + layer.down(layer.act(gate) * up)
 
 
 def _embedded(policy: Policy, ids: "torch.Tensor", prompts: Sequence[Prompt]) -> list["torch.Tensor"]:
@@ -599,8 +611,9 @@ def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[f
     forecast, error = parse_forecast(text, horizon, policy.frame(prompt.grid), policy.far_first)
     if not finished and error is None:
         error = f"cut off after {len(tokens)} tokens"
-    lines = [policy.tokenizer.decode([t]).count("\n") for t in tokens]
-    step_index = [min(sum(lines[i:] if policy.far_first else lines[:i]), horizon) for i in range(len(tokens))]
+    lines = [policy.line_breaks(t) for t in tokens]
+    before = list(itertools.accumulate(lines, initial=0))
+    step_index = [min(before[-1] - before[i] if policy.far_first else before[i], horizon) for i in range(len(tokens))]
     return Rollout(prompt.ids, tokens, logprobs[: len(tokens)], text, "stop" if finished else "length", forecast, error, step_index)
 
 
