@@ -585,21 +585,11 @@ def _decoder(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) -> Calla
     return step
 
 
-def prompts_at_once(policy: Policy, prompts: Sequence[Prompt], how: Sampling) -> int:
-    """How many prompts a GPU can hold while they are sampled, with keys and values in 16 bits in half of what the weights leave. Of the
-    total memory, not of the free: the same card then gives the same samples. On a CPU 128 rows: more would leave its caches."""
-    if policy.device.type == "cpu":
-        return max(1, 128 // how.group_size)
-    text, tokens = policy.core.config.text_config, max((len(p.ids) for p in prompts), default=0) + how.max_new_tokens
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    row = 4 * text.num_hidden_layers * text.num_key_value_heads * head * tokens + 16 * text.vocab_size
-    left = torch.cuda.get_device_properties(policy.device).total_memory - torch.cuda.memory_allocated(policy.device)
-    return max(1, int(left / 2 / row / how.group_size))
-
-
 def sample_all(policy: Policy, prompts: Sequence[Prompt], how: Sampling, draw: Callable = lambda start: None, size: int = 0) -> list[list[Rollout]]:
-    """sample() for as many prompts as there are, `size` at a time; `draw` gives the generator of the part that begins at a prompt."""
-    n = size or prompts_at_once(policy, prompts, how)
+    """sample() for as many prompts as there are, `size` at a time; by default so many as make 128 completions of the tiny model (more would
+    leave a CPU's caches) or 16 of a hub model (2 GB of keys and values at 1,024 image tokens and 28 layers, if each has its own prompt).
+    `draw` gives the generator of the part that begins at a prompt."""
+    n = size or max(1, (128 if policy.tiny else 16) // how.group_size)
     return [group for start in range(0, len(prompts), n) for group in sample(policy, prompts[start:start + n], how, draw(start))]
 
 
