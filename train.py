@@ -124,7 +124,8 @@ class Config:
     group_size: int = flag(8, "G, forecasts per prompt: the group is the baseline")
     prompts_per_update: int = flag(16, "P, prompts in one update; more is a steadier gradient at more cost")
     micro_batch: int = flag(16, "prompts in one forward and backward; a knob for memory, the gradient does not depend on it; with --model 1")
-    sample_batch: int = flag(0, "prompts that are sampled at once, each part with its own random numbers; 0: as many as make 128 forecasts, with --model 16")
+    sample_batch: int = flag(0, "prompts that are sampled at once, each part with its own random numbers; 0: as many as make 128 forecasts, 16 "
+                                "with --model")
     updates_per_batch: int = flag(1, "optimiser steps on the same rollouts; with 1 the ratio is exactly 1 and the clip never acts")
     clip_low: float = flag(0.2, "the ratio may fall to 1 - clip_low before its gradient stops")
     clip_high: float = flag(0.2, "and rise to 1 + clip_high")
