@@ -98,12 +98,24 @@ def observations(shape: str) -> list[Observation]:
 
 
 def clock() -> np.ndarray:
-    """Seconds of the wall and of the processor: on a busy machine only the second can be compared."""
+    """Seconds of the wall and of the processor: on a busy machine only the second can be compared. A GPU is waited for."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def resident() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e9
+def memory(policy: agent.Policy) -> tuple[float, float]:
+    """GB in use now, and the most: of the card since the last call, on the CPU of the whole process since its start."""
+    import torch
+
+    if policy.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 1e9, peak / 1e9
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e9, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def signal(text: str) -> float:
@@ -111,26 +123,26 @@ def signal(text: str) -> float:
     return sum(map(ord, text)) % 97 / 97
 
 
-def loaded(folder: str, shape: str) -> agent.Policy:
+def loaded(folder: str | Path, **how) -> agent.Policy:
     """The policy with fresh adapters; nobody may write the end token."""
-    policy = agent.load_policy(folder, max_pixels=SHAPES[shape][1] ** 2)
+    policy = agent.load_policy(folder, **how)
     agent.add_lora(policy, 16, 32, 0)
     policy.banned = [*policy.suppressed(), policy.tokenizer.eos_token_id]
     return policy
 
 
-def ours(folder: str, shape: str, iterations: int) -> dict:
+def ours(policy: agent.Policy, seen: list[Observation], length: int, iterations: int, checkpointing: bool = False) -> dict:
+    """Iterations of this project, after one to warm up: what was done, [iterations, sampling or update, wall or processor] seconds, and the
+    memory in GB before the first and at most."""
     import torch
 
-    policy = loaded(folder, shape)
-    prompts, _, length = SHAPES[shape]
-    config = train.Config(group_size=G, micro_batch=prompts)
+    config = train.Config(group_size=G, micro_batch=len(seen), gradient_checkpointing=checkpointing)
     optimizer = torch.optim.AdamW(agent.trainable(policy), lr=1e-6, weight_decay=0.0)
-    how, seen, found, base = agent.Sampling(5, G, 1.0, length), observations(shape), [], resident()
+    how, found, base = agent.Sampling(5, G, 1.0, length), [], memory(policy)[0]
     for i in range(iterations + 1):
         start = clock()
         encoded = agent.encode(policy, seen, 5)
-        sampled = agent.sample(policy, encoded, how, torch.Generator().manual_seed(i))
+        sampled = train.draw_samples(policy, encoded, how, config, f"iteration {i}")
         groups = [agent.Group(Example(o, ()), p, rows) for o, p, rows in zip(seen, encoded, sampled, strict=True)]
         for group in groups:
             rewards = np.array([signal(r.text) for r in group.rollouts])
@@ -140,7 +152,7 @@ def ours(folder: str, shape: str, iterations: int) -> dict:
         train.update_policy(policy, groups, config, optimizer)
         found.append([(middle - start).tolist(), (clock() - middle).tolist()])
     return {"prompt_ids": [p.ids for p in encoded], "completion_tokens": sum(len(r.completion_ids) for row in sampled for r in row),
-            "seconds": found[1:], "base": base}
+            "seconds": found[1:], "memory": [base, memory(policy)[1]]}
 
 
 def processor(policy: agent.Policy):
@@ -160,7 +172,9 @@ def processor(policy: agent.Policy):
     return Processor(policy.image_processor, policy.tokenizer)
 
 
-def theirs(folder: str, shape: str, iterations: int) -> dict:
+def theirs(policy: agent.Policy, seen: list[Observation], length: int, iterations: int, folder: str, rows: int = 0) -> dict:
+    """The same of TRL's GRPOTrainer. `rows`: completions in one forward and backward; 0: all."""
+    import torch
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -180,18 +194,26 @@ def theirs(folder: str, shape: str, iterations: int) -> dict:
         def on_step_end(self, *_, **__):
             times[-1].append(clock())
 
-    policy = loaded(folder, shape)
-    prompts, _, length = SHAPES[shape]
-    rows = [{"prompt": agent.build_prompt(o, 5), "images": [o.screenshot()]} for o in observations(shape)]
+    every, dtype = len(seen) * G, policy.core.dtype
+    data = Dataset.from_list([{"prompt": agent.build_prompt(o, 5), "images": [o.screenshot()]} for o in seen])
     settings = GRPOConfig(
-        folder + "/trl", use_cpu=True, bf16=False, per_device_train_batch_size=prompts * G, num_generations=G, max_completion_length=length,
+        folder, use_cpu=policy.device.type == "cpu", bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16, num_generations=G,
+        per_device_train_batch_size=rows or every, gradient_accumulation_steps=every // (rows or every), max_completion_length=length,
         max_steps=iterations + 1, beta=0.0, temperature=1.0, top_p=1.0, top_k=0, generation_kwargs={"suppress_tokens": policy.banned},
         learning_rate=1e-6, report_to="none", save_strategy="no", shuffle_dataset=False, dataloader_pin_memory=False, disable_tqdm=True)
-    trainer = Timed(policy.peft, [lambda completions, **_: [signal(c[-1]["content"]) for c in completions]], settings, Dataset.from_list(rows),
+    trainer = Timed(policy.peft, [lambda completions, **_: [signal(c[-1]["content"]) for c in completions]], settings, data,
                     processing_class=processor(policy), callbacks=[Clock()])
-    base = resident()
+    base = memory(policy)[0]
     trainer.train()
-    return {**tokens, "seconds": [[(b - a).tolist(), (c - b).tolist()] for a, b, c in times[1:]], "base": base}
+    return {**tokens, "seconds": [[(b - a).tolist(), (c - b).tolist()] for a, b, c in times[1:]], "memory": [base, memory(policy)[1]]}
+
+
+def difference(a: dict, b: dict) -> str:
+    """What two sides did not do alike; empty if all."""
+    if (a["prompt_ids"], a["completion_tokens"]) == (b["prompt_ids"], b["completion_tokens"]):
+        return ""
+    return (f"the sides did not do the same: {a['completion_tokens']} and {b['completion_tokens']} completion tokens, prompts "
+            f"{'equal' if a['prompt_ids'] == b['prompt_ids'] else 'different'}")
 
 
 def side(name: str, shape: str, iterations: int, threads: int, folder: str) -> None:
@@ -199,9 +221,8 @@ def side(name: str, shape: str, iterations: int, threads: int, folder: str) -> N
     import torch
 
     torch.set_num_threads(threads)
-    found = {"ours": ours, "trl": theirs}[name](folder, shape, iterations)
-    found["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6 - found.pop("base")
-    print(json.dumps(found))
+    policy, seen, length = loaded(folder, max_pixels=SHAPES[shape][1] ** 2), observations(shape), SHAPES[shape][2]
+    print(json.dumps(ours(policy, seen, length, iterations) if name == "ours" else theirs(policy, seen, length, iterations, folder + "/trl")))
 
 
 def beside_trl(shape: str, iterations: int, rounds: int, threads: int) -> dict:
@@ -217,9 +238,8 @@ def beside_trl(shape: str, iterations: int, rounds: int, threads: int) -> dict:
                     die(f"the side {name} failed: {done.stderr.strip()[-2000:]}")
                 runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     a, b = runs["ours"][0], runs["trl"][0]
-    if (a["prompt_ids"], a["completion_tokens"]) != (b["prompt_ids"], b["completion_tokens"]):
-        die(f"the sides did not do the same: {a['completion_tokens']} and {b['completion_tokens']} completion tokens, prompts "
-            f"{'equal' if a['prompt_ids'] == b['prompt_ids'] else 'different'}")
+    if wrong := difference(a, b):
+        die(wrong)
     found = {"prompt_tokens": [len(ids) for ids in a["prompt_ids"]], "completion_tokens": a["completion_tokens"], "iterations": rounds * iterations,
              "threads": threads, "load": [round(x, 2) for x in os.getloadavg()]}
     for name, parts in runs.items():
@@ -228,7 +248,7 @@ def beside_trl(shape: str, iterations: int, rounds: int, threads: int) -> dict:
         wall, cpu = np.median(spent.sum(1), 0).round(3).tolist()
         found[name] = {"seconds": wall, "sampling": sampling[0], "update": update[0], "tokens_per_second": round(a["completion_tokens"] / wall, 1),
                        "cpu_seconds": cpu, "cpu_sampling": sampling[1], "cpu_update": update[1],
-                       "peak_gb": round(statistics.median(p["peak_gb"] for p in parts), 3)}
+                       "peak_gb": round(statistics.median(p["memory"][1] - p["memory"][0] for p in parts), 3)}
     ratio = {k: round(found["trl"][k] / found["ours"][k], 2) for k in found["ours"] if "token" not in k and "gb" not in k}
     return found | {"times_faster": ratio, "share_of_memory": round(found["ours"]["peak_gb"] / found["trl"]["peak_gb"], 3)}
 

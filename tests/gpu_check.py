@@ -1,29 +1,42 @@
 """Memory and speed of real Qwen3-VL shapes on this machine's GPU, run by hand; writes docs/gpu.json.
 
-    python tests/gpu_check.py                               # 2B, 4B and 8B, 16 and 4 bits, both stages; TRL too where it is installed
-    python tests/gpu_check.py --shape tiny --device cpu     # the same code on a model that a CPU runs in a minute
+    python tests/gpu_check.py                               # 2B, 4B and 8B, 16 and 4 bits: sampling, update, tool agent
+    python tests/gpu_check.py --trl                         # the same, each beside TRL's GRPOTrainer (pip install 'trl==1.16.*')
+    python tests/gpu_check.py --shape tiny --device cpu     # tries the script on a model and numbers that a CPU does in seconds
 
-The weights are random: nothing is downloaded, and memory and time do not depend on what a model knows. Each case runs in a process of its own,
-so that its peak is its own, and a case that does not fit is a row that says so.
+The weights are random: nothing is downloaded, and memory and time do not depend on what a model knows. Nobody may write the end token,
+so that all completions have the full length. After one iteration to warm up come three that are measured (on a CPU one); seconds are medians:
+sampling (screenshots to completions), update (loss to optimiser step, with gradient checkpointing) and tool_agent (stage 2: the
+model without adapters finds a point for the first step of each completion). weights_gib is what is allocated before them, adapters
+included; peak_gib is the most in sampling and update (on a CPU both are of the whole process). Each side of a case runs in a
+process of its own, so that its peak is its own, and one that does not fit is a row that says so.
+
+TRL has the same checkpoint, LoRA, prompts, screenshots, G and length, beta 0, and else its defaults: gradient checkpointing, fused head, adapters
+of a 4-bit model in bf16. All rows are in one micro-batch. Where memory does not hold them, we take fewer prompts at once by ourselves,
+and TRL is tried with half the rows, then with a quarter ...: `rows_at_once`.
 """
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import bench
+import numpy as np
 import torch
+from PIL import Image
 
 import agent
-import train
-from envs import Action, Example, Observation
+from envs import Action, Example, Observation, die
+from eval import write
 
 # text: hidden, intermediate, layers, heads, kv heads, head_dim, vocabulary; vision: hidden, intermediate, depth, heads, deepstack layers.
 # From the config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct; `tiny` has their architecture at a size for tests.
@@ -31,6 +44,7 @@ SHAPES = {"2b": ((2048, 6144, 28, 16, 8, 128, 151936), (1024, 4096, 24, 16, [5, 
           "4b": ((2560, 9728, 36, 32, 8, 128, 151936), (1024, 4096, 24, 16, [5, 11, 17])),
           "8b": ((4096, 12288, 36, 32, 8, 128, 151936), (1152, 4304, 27, 16, [8, 16, 24])),
           "tiny": ((64, 128, 2, 4, 2, 16, 1056), (32, 64, 2, 2, [0]))}
+GIB = 2**30 / 1e9  # in GB
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
            "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
 PLAIN = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]   # added, but not special
@@ -107,89 +121,143 @@ def make_hub(folder: Path, family: str = "qwen3_vl", shape: str = "tiny", templa
     return folder
 
 
-def screenshot(tokens: int) -> Observation:
-    """A square screenshot of so many tokens (32 px a side each)."""
-    from PIL import Image
+def screens(tokens: int, prompts: int) -> list[Observation]:
+    """Square screenshots of so many tokens (32 px a side each): noise, the same in each process."""
+    rng, side = np.random.default_rng(0), 32 * round(tokens ** 0.5)
+    images = [Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) for _ in range(prompts)]
+    return [Observation("Save the form", lambda image=image: image) for image in images]
 
-    side = 32 * round(tokens ** 0.5)
-    return Observation("Save the form", lambda: Image.effect_noise((side, side), 60).convert("RGB"))
+
+def checkpoint(args: argparse.Namespace) -> None:
+    """Make it where an earlier process has not; on the card, which is much faster, if the card can hold it in 16 bits."""
+    folder, cuda = Path(args.folder), args.device == "cuda"
+    how = {"shape": args.shape, "dtype": torch.bfloat16 if cuda else torch.float32}
+    if (folder / "preprocessor_config.json").exists():  # the last file that make_hub writes
+        return
+    try:
+        make_hub(folder, device=args.device, **how)
+    except torch.OutOfMemoryError:
+        make_hub(folder, device="cpu", **how)
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+
+
+def tool_agent(policy: agent.Policy, seen: list[Observation], iterations: int) -> tuple[float, float]:
+    """Seconds of finding a point for the first steps of all completions (G different ones a screenshot), and the peak in GB."""
+    tool, times = agent.vlm_tool_agent(policy), []
+    pairs = [(Action("click", f"Save {i}"), Example(o, (Action("click", "Save"),))) for o in seen for i in range(bench.G)]
+    bench.memory(policy)
+    for _ in range(iterations + 1):
+        begin = bench.clock()
+        tool(pairs)
+        times.append((bench.clock() - begin)[0])
+    return float(np.median(times[1:])), bench.memory(policy)[1]
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Seconds of sampling, stage 1's update and stage 2's tool agent, and peak memory, of one shape: one warm-up round, then the median of three."""
+    """One side of one case."""
     cuda = args.device == "cuda"
-    config = train.Config(load_in_4bit=args.bits == 4, gradient_checkpointing=True, prompts_per_update=args.prompts)
-    with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
-        make_hub(Path(folder), shape=args.shape, dtype=torch.bfloat16 if cuda else torch.float32, device=args.device)
-        policy = agent.load_policy(folder, device=args.device, load_in_4bit=args.bits == 4)
-    weights = torch.cuda.memory_allocated() / 2**30 if cuda else None
-    agent.add_lora(policy, config.lora_rank, config.lora_alpha, 0)
-    optimizer = torch.optim.AdamW(agent.trainable(policy), lr=1e-5)
-    how = agent.Sampling(config.horizon, config.group_size, 1.0, policy.max_new_tokens(config.horizon))
-    tool, rounds = agent.vlm_tool_agent(policy), []
-    for number in range(4 if cuda else 2):
-        times = {}
-
-        def lap(name: str, start: float, times=times) -> None:
-            if cuda:
-                torch.cuda.synchronize()
-            times[name] = time.perf_counter() - start
-
-        begin = time.perf_counter()
-        examples = [Example(screenshot(args.tokens), (Action("click", "Save"),)) for _ in range(args.prompts)]
-        prompts = agent.encode(policy, [e.observation for e in examples], config.horizon)
-        rollouts = train.draw_samples(policy, prompts, how, config, f"check {number}")
-        lap("sampling", begin)
-        groups = [agent.Group(*parts) for parts in zip(examples, prompts, rollouts, strict=True)]
-        for group in groups:
-            for i, r in enumerate(group.rollouts):  # random weights write nothing readable: rewards are made up so that every group has a gradient
-                r.advantages = [(-1.0) ** i] * (config.horizon + 1)
-        begin = time.perf_counter()
-        train.update_policy(policy, groups, config, optimizer)
-        lap("update", begin)
-        begin = time.perf_counter()
-        tool([(Action("click", f"Save {i}"), e) for e in examples for i in range(config.group_size)])
-        lap("tool_agent", begin)
-        rounds.append(times)
-    middle = {name: round(sorted(r[name] for r in rounds[1:])[len(rounds[1:]) // 2], 3) for name in rounds[0]}
-    memory = {"weights_gib": round(weights, 2), "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)} if cuda else {}
-    return {"prompt_tokens": len(prompts[0].ids), "completion_tokens": how.max_new_tokens, "seconds": middle, **memory}
+    if not cuda:
+        torch.set_num_threads(1)  # two threads on two busy cores are many times slower
+    checkpoint(args)
+    policy, seen = bench.loaded(args.folder, device=args.device, load_in_4bit=args.bits == 4), screens(args.tokens, args.prompts)
+    how = [policy, seen, args.completion, 3 if cuda else 1]
+    bench.memory(policy)  # from here on
+    found = bench.ours(*how, checkpointing=True) if args.side == "ours" else bench.theirs(*how, args.folder + "/trl", args.rows)
+    sampling, update = np.median(np.array(found["seconds"])[:, :, 0], 0).tolist()
+    weights, peak = found["memory"]
+    row = {"prompt_tokens": len(found["prompt_ids"][0]), "completion_tokens": found["completion_tokens"] // len(seen) // bench.G,
+           "seconds": {"sampling": sampling, "update": update}, "weights_gib": weights / GIB, "peak_gib": peak / GIB}
+    if args.side == "ours":
+        row["seconds"]["tool_agent"], peak = tool_agent(policy, seen, how[-1])
+        row["tool_agent_peak_gib"] = peak / GIB
+    done = {name: found[name] for name in ("prompt_ids", "completion_tokens")}
+    return {"done": done, "row": {"device": torch.cuda.get_device_name() if cuda else "cpu"} | rounded(row)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, help="only this one; by default 2b, 4b and 8b")
-    parser.add_argument("--bits", type=int, choices=(4, 16), help="only this one; by default both")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: to try the script itself")
-    parser.add_argument("--tokens", type=int, default=1024, help="image tokens of a prompt")
-    parser.add_argument("--prompts", type=int, default=2, help="prompts of an update; G is 8 and T 5")
-    parser.add_argument("--scratch", help="folder for the random checkpoints (up to 17 GB)")
-    parser.add_argument("--json", default="docs/gpu.json", help="where the numbers go")
-    parser.add_argument("--case", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+def rounded(found):
+    """Three digits behind the point are enough."""
+    return {name: rounded(x) for name, x in found.items()} if isinstance(found, dict) else round(found, 3)
+
+
+def run_side(args: argparse.Namespace, **case) -> dict:
+    """measure() in a process of its own; {"failed": why} where it did not end well."""
+    case = {name: getattr(args, name) for name in ("device", "tokens", "prompts", "completion")} | case
+    flags = [text for name, value in case.items() for text in (f"--{name}", str(value))]
+    card = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}  # TRL would split its rows over all of them
+    done = subprocess.run([sys.executable, __file__, *flags], capture_output=True, text=True, check=False, env=os.environ | card)
+    with contextlib.suppress(ValueError, IndexError):
+        if not done.returncode:
+            return json.loads(done.stdout.splitlines()[-1])
+    last = (done.stderr.strip().splitlines() or ["?"])[-1][:300]
+    return {"failed": "out of memory" if "OutOfMemoryError" in done.stderr else last}
+
+
+def compare(args: argparse.Namespace, **case) -> dict:
+    """One row of the table."""
+    mine = run_side(args, side="ours", **case)
+    row = {"shape": case["shape"], "bits": case["bits"], "failed": mine.get("failed"), **mine.get("row", {})}
+    if args.trl:
+        rows = args.prompts * bench.G
+        while "out of memory" in (other := run_side(args, side="trl", rows=rows, **case)).get("failed", "") and rows % 2 == 0:
+            rows //= 2
+        row["trl"] = {"rows_at_once": rows, "failed": other.get("failed"), **other.get("row", {})}
+        if "done" in mine and "done" in other:
+            (s, u), (s_trl, u_trl) = ((r["row"]["seconds"]["sampling"], r["row"]["seconds"]["update"]) for r in (mine, other))
+            row["times_faster"] = {"sampling": round(s_trl / s, 2), "update": round(u_trl / u, 2), "iteration": round((s_trl + u_trl) / (s + u), 2)}
+            row["share_of_memory"] = round(row["peak_gib"] / row["trl"]["peak_gib"], 3)
+            row["failed"] = bench.difference(mine["done"], other["done"]) or None
+    return row
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Flags, with the defaults of the device; what cannot work ends here, in one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = die
+    parser.add_argument("--shape", choices=SHAPES, help="only this one (default: 2b, 4b and 8b; on a CPU tiny)")
+    parser.add_argument("--bits", type=int, choices=(4, 16), help="only this one (default: both; on a CPU 16)")
+    parser.add_argument("--trl", action="store_true", help="beside TRL's GRPOTrainer, which must be installed: pip install 'trl==1.16.*'")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: to try the script itself (default: cuda)")
+    parser.add_argument("--tokens", type=int, help="image tokens of a prompt, a square of at least 64 (default: 1024; on a CPU 64)")
+    parser.add_argument("--prompts", type=int, help="prompts of an update; G is 8 (default: 2; on a CPU 1)")
+    parser.add_argument("--completion", type=int, help="tokens of a completion (default: 120, the room for T = 5 lines; on a CPU 16)")
+    parser.add_argument("--scratch", help="folder for the random checkpoints, up to 17 GB (default: the system's)")
+    parser.add_argument("--json", help="where the numbers go (default: docs/gpu.json; on a CPU nowhere)")
+    parser.add_argument("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    small = args.device == "cpu"
+    for name, value in {"tokens": (1024, 64), "prompts": (2, 1), "completion": (120, 16)}.items():
+        setattr(args, name, value[small] if getattr(args, name) is None else getattr(args, name))
+    if args.json is None and not small:
+        args.json = str(Path(__file__).resolve().parent.parent / "docs" / "gpu.json")
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: no CUDA device here; --shape tiny --device cpu tries the script")
-    if args.case:
-        print(json.dumps(measure(args)))
-        return
-    rows = []
-    for shape in [args.shape] if args.shape else ["2b", "4b", "8b"]:
-        for bits in [args.bits] if args.bits else [16, 4]:
-            flags = ["--shape", shape, "--bits", str(bits), "--device", args.device, "--tokens", str(args.tokens), "--prompts", str(args.prompts)]
-            command = [sys.executable, __file__, "--case", *flags, *(["--scratch", args.scratch] if args.scratch else [])]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            row = {"shape": shape, "bits": bits}
-            with contextlib.suppress(ValueError, IndexError):
-                row |= json.loads(done.stdout.splitlines()[-1])
-            if done.returncode:
-                row["failed"] = "out of memory" if "OutOfMemoryError" in done.stderr else (done.stderr.strip().splitlines() or ["?"])[-1][:300]
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    device = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
-    found = {"device": device, "torch": torch.__version__, "group_size": 8, "horizon": 5, "prompts": args.prompts,
-             "image_tokens": args.tokens, "rows": rows}
-    Path(args.json + ".tmp").write_text(json.dumps(found, indent=1))
-    os.replace(args.json + ".tmp", args.json)
+        die("no CUDA device here; --shape tiny --device cpu tries the script")
+    if args.trl and not find_spec("trl"):
+        die("--trl needs it: pip install 'trl==1.16.*'")
+    if args.tokens < 64 or round(args.tokens ** 0.5) ** 2 != args.tokens or min(args.prompts, args.completion) < 1:
+        die("--tokens must be a square of at least 64 (64, 256, 1024 ...), --prompts and --completion at least 1")
+    for name, folder in (("--scratch", args.scratch), ("--json", args.json and Path(args.json).parent)):
+        if folder and not Path(folder).is_dir():
+            die(f"{name}: no folder {folder}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    if args.side:
+        return print(json.dumps(measure(args)))
+    cuda, rows = args.device == "cuda", []
+    for shape in [args.shape] if args.shape else ["2b", "4b", "8b"] if cuda else ["tiny"]:
+        with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+            for bits in [args.bits] if args.bits else [16, 4] if cuda else [16]:
+                rows.append(compare(args, shape=shape, bits=bits, folder=folder))
+                print(json.dumps(rows[-1]), flush=True)
+                if args.json:
+                    found = {"torch": torch.__version__, "group_size": bench.G, "prompts": args.prompts, "image_tokens": args.tokens, "rows": rows}
+                    write(Path(args.json), json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
