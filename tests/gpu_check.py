@@ -5,15 +5,15 @@
     python tests/gpu_check.py --shape tiny --device cpu     # tries the script on a model and numbers that a CPU does in seconds
 
 The weights are random: nothing is downloaded, and memory and time do not depend on what a model knows. Nobody may write the end token,
-so that all completions have the full length. After one iteration to warm up come three that are measured (on a CPU one); seconds are medians:
+so that all completions have the full length. After one iteration to warm up come three that are measured (on a CPU one). Seconds are medians:
 sampling (screenshots to completions), update (loss to optimiser step, with gradient checkpointing) and tool_agent (stage 2: the
 model without adapters finds a point for the first step of each completion). weights_gib is what is allocated before them, adapters
-included; peak_gib is the most in sampling and update (on a CPU both are of the whole process). Each side of a case runs in a
-process of its own, so that its peak is its own, and one that does not fit is a row that says so.
+included; peak_gib is the most in sampling and update, tool_agent_peak_gib in the third (on a CPU they are of the whole process so far).
+Each side of a case runs in a process of its own, so that its peak is its own, and one that does not fit is a row that says so.
 
-TRL has the same checkpoint, LoRA, prompts, screenshots, G and length, beta 0, and else its defaults: gradient checkpointing, fused head, adapters
-of a 4-bit model in bf16. All rows are in one micro-batch. Where memory does not hold them, we take fewer prompts at once by ourselves,
-and TRL is tried with half the rows, then with a quarter ...: `rows_at_once`.
+TRL has the same checkpoint, LoRA, prompts, screenshots, G and length, beta 0, and else its defaults: gradient checkpointing, fused head,
+adapters of a 4-bit model in bf16. All rows are in one micro-batch. Where memory does not hold them, we take fewer prompts at once by
+ourselves, and TRL is tried with half the rows, then with a quarter ...: `rows_at_once`.
 """
 
 import argparse
@@ -163,7 +163,6 @@ def measure(args: argparse.Namespace) -> dict:
     checkpoint(args)
     policy, seen = bench.loaded(args.folder, device=args.device, load_in_4bit=args.bits == 4), screens(args.tokens, args.prompts)
     how = [policy, seen, args.completion, 3 if cuda else 1]
-    bench.memory(policy)  # from here on
     found = bench.ours(*how, checkpointing=True) if args.side == "ours" else bench.theirs(*how, args.folder + "/trl", args.rows)
     sampling, update = np.median(np.array(found["seconds"])[:, :, 0], 0).tolist()
     weights, peak = found["memory"]
@@ -205,7 +204,8 @@ def compare(args: argparse.Namespace, **case) -> dict:
         row["trl"] = {"rows_at_once": rows, "failed": other.get("failed"), **other.get("row", {})}
         if "done" in mine and "done" in other:
             (s, u), (s_trl, u_trl) = ((r["row"]["seconds"]["sampling"], r["row"]["seconds"]["update"]) for r in (mine, other))
-            row["times_faster"] = {"sampling": round(s_trl / s, 2), "update": round(u_trl / u, 2), "iteration": round((s_trl + u_trl) / (s + u), 2)}
+            ratios = {"sampling": s_trl / s, "update": u_trl / u, "iteration": (s_trl + u_trl) / (s + u)}
+            row["times_faster"] = {name: round(x, 2) for name, x in ratios.items()}
             row["share_of_memory"] = round(row["peak_gib"] / row["trl"]["peak_gib"], 3)
             row["failed"] = bench.difference(mine["done"], other["done"]) or None
     return row

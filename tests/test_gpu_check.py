@@ -1,0 +1,48 @@
+"""The GPU check tries itself on a CPU, so that it does not fail on the day when a card is lent."""
+
+import json
+from argparse import Namespace
+
+import gpu_check
+import pytest
+import torch
+
+
+def test_it_runs_on_a_cpu(tmp_path):
+    gpu_check.main(["--shape", "tiny", "--device", "cpu", "--completion", "4", "--json", str(tmp_path / "gpu.json")])
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    row, = found["rows"]
+    assert (row["shape"], row["bits"], row["failed"], row["completion_tokens"]) == ("tiny", 16, None, 4)
+    assert row["prompt_tokens"] > found["image_tokens"] == 64 and row["peak_gib"] >= row["weights_gib"] > 0
+    assert set(row["seconds"]) == {"sampling", "update", "tool_agent"} and all(s > 0 for s in row["seconds"].values())
+
+
+@pytest.mark.parametrize("held,rows,other", [(4, [16, 8, 4], [[1, 2]]), (4, [16, 8, 4], [[1, 3]]), (0, [16, 8, 4, 2, 1], [[1, 2]])])
+def test_beside_trl(monkeypatch, held, rows, other):
+    """TRL gets fewer rows at once until they fit; ratios are those of a side that did the same, and a row says where it did not."""
+    tried = []
+
+    def run_side(args, side, rows=0, **_):
+        tried.append(rows)
+        if rows > held:
+            return {"failed": "out of memory"}
+        ours = side == "ours"
+        return {"done": {"prompt_ids": [[1, 2]] if ours else other, "completion_tokens": 9},
+                "row": {"seconds": {"sampling": 2 if ours else 6, "update": 2 if ours else 14}, "peak_gib": 3 if ours else 12}}
+
+    monkeypatch.setattr(gpu_check, "run_side", run_side)
+    row = gpu_check.compare(Namespace(trl=True, prompts=2), shape="2b", bits=4)
+    assert tried == [0, *rows] and row["trl"]["rows_at_once"] == rows[-1]
+    assert row["trl"]["failed"] == (None if held else "out of memory") and ("times_faster" in row) == bool(held)
+    if held:
+        assert row["times_faster"] == {"sampling": 3, "update": 7, "iteration": 5} and row["share_of_memory"] == 0.25
+        assert row["failed"] == (None if other == [[1, 2]] else "the sides did not do the same: 9 and 9 completion tokens, prompts different")
+
+
+def test_mistakes_end_in_one_line(dies, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu_check, "find_spec", lambda _: None)
+    for flags, said in (("", "no CUDA device here"), ("--shape 3b", "invalid choice: '3b'"), ("--device cpu --trl", "pip install 'trl==1.16.*'"),
+                        ("--device cpu --tokens 60", "--tokens"), ("--device cpu --prompts 0", "--prompts"),
+                        ("--device cpu --json /nowhere/x.json", "--json: no folder /nowhere")):
+        assert said in dies(gpu_check.main, flags.split())
