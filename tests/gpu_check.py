@@ -5,8 +5,8 @@
     python tests/gpu_check.py --shape tiny --device cpu     # tries the script on a model and numbers that a CPU does in seconds
 
 The weights are random: nothing is downloaded, and memory and time do not depend on what a model knows. Nobody may write the end token,
-so that all completions have the full length. After one iteration to warm up come three that are measured (on a CPU one). Seconds are medians:
-sampling (screenshots to completions), update (loss to optimiser step, with gradient checkpointing) and tool_agent (stage 2: the
+so that all completions have the full length. After one iteration to warm up come three that are measured (on a CPU one). Seconds are
+medians: sampling (screenshots to completions), update (loss to optimiser step, with gradient checkpointing) and tool_agent (stage 2: the
 model without adapters finds a point for the first step of each completion). weights_gib is what is allocated before them, adapters
 included; peak_gib is the most in sampling and update, tool_agent_peak_gib in the third (on a CPU they are of the whole process so far).
 Each side of a case runs in a process of its own, so that its peak is its own, and one that does not fit is a row that says so.
@@ -161,8 +161,9 @@ def measure(args: argparse.Namespace) -> dict:
     if not cuda:
         torch.set_num_threads(1)  # two threads on two busy cores are many times slower
     checkpoint(args)
-    policy, seen = bench.loaded(args.folder, device=args.device, load_in_4bit=args.bits == 4), screens(args.tokens, args.prompts)
-    how = [policy, seen, args.completion, 3 if cuda else 1]
+    device = "cuda:0" if cuda else "cpu"  # a 4-bit model on "cuda", without a number, is to accelerate on another card than its own
+    policy = bench.loaded(args.folder, device=device, load_in_4bit=args.bits == 4)
+    how = [policy, seen := screens(args.tokens, args.prompts), args.completion, 3 if cuda else 1]
     found = bench.ours(*how, checkpointing=True) if args.side == "ours" else bench.theirs(*how, args.folder + "/trl", args.rows)
     sampling, update = np.median(np.array(found["seconds"])[:, :, 0], 0).tolist()
     weights, peak = found["memory"]
@@ -256,8 +257,8 @@ def main(argv: list[str] | None = None) -> None:
                 rows.append(compare(args, shape=shape, bits=bits, folder=folder))
                 print(json.dumps(rows[-1]), flush=True)
                 if args.json:
-                    found = {"torch": torch.__version__, "group_size": bench.G, "prompts": args.prompts, "image_tokens": args.tokens, "rows": rows}
-                    write(Path(args.json), json.dumps(found, indent=1))
+                    found = {"torch": torch.__version__, "group_size": bench.G, "prompts": args.prompts, "image_tokens": args.tokens}
+                    write(Path(args.json), json.dumps(found | {"rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -36,13 +36,15 @@ def test_beside_trl(monkeypatch, held, rows, other):
     assert row["trl"]["failed"] == (None if held else "out of memory") and ("times_faster" in row) == bool(held)
     if held:
         assert row["times_faster"] == {"sampling": 3, "update": 7, "iteration": 5} and row["share_of_memory"] == 0.25
-        assert row["failed"] == (None if other == [[1, 2]] else "the sides did not do the same: 9 and 9 completion tokens, prompts different")
+        same = other == [[1, 2]]
+        assert row["failed"] == (None if same else "the sides did not do the same: 9 and 9 completion tokens, prompts different")
 
 
 def test_mistakes_end_in_one_line(dies, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu_check, "find_spec", lambda _: None)
-    for flags, said in (("", "no CUDA device here"), ("--shape 3b", "invalid choice: '3b'"), ("--device cpu --trl", "pip install 'trl==1.16.*'"),
-                        ("--device cpu --tokens 60", "--tokens"), ("--device cpu --prompts 0", "--prompts"),
-                        ("--device cpu --json /nowhere/x.json", "--json: no folder /nowhere")):
+    wrong = {"": "no CUDA device here", "--shape 3b": "invalid choice: '3b'", "--device cpu --trl": "pip install 'trl==1.16.*'",
+             "--device cpu --tokens 60": "--tokens", "--device cpu --prompts 0": "--prompts",
+             "--device cpu --json /nowhere/x.json": "--json: no folder /nowhere"}
+    for flags, said in wrong.items():
         assert said in dies(gpu_check.main, flags.split())
