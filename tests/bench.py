@@ -131,12 +131,12 @@ def loaded(folder: str | Path, **how) -> agent.Policy:
     return policy
 
 
-def ours(policy: agent.Policy, seen: list[Observation], length: int, iterations: int, checkpointing: bool = False) -> dict:
+def ours(policy: agent.Policy, seen: list[Observation], length: int, iterations: int, rows: int = 0, checkpointing: bool = False) -> dict:
     """Iterations of this project, after one to warm up: what was done, [iterations, sampling or update, wall or processor] seconds, and the
-    memory in GB before the first and at most."""
+    memory in GB before the first and at most. `rows`: completions in one forward and backward of the update; 0: all."""
     import torch
 
-    config = train.Config(group_size=G, micro_batch=len(seen), gradient_checkpointing=checkpointing)
+    config = train.Config(group_size=G, micro_batch=rows // G or len(seen), gradient_checkpointing=checkpointing)
     optimizer = torch.optim.AdamW(agent.trainable(policy), lr=1e-6, weight_decay=0.0)
     how, found, base = agent.Sampling(5, G, 1.0, length), [], memory(policy)[0]
     for i in range(iterations + 1):
@@ -173,7 +173,7 @@ def processor(policy: agent.Policy):
 
 
 def theirs(policy: agent.Policy, seen: list[Observation], length: int, iterations: int, folder: str, rows: int = 0) -> dict:
-    """The same of TRL's GRPOTrainer. `rows`: completions in one forward and backward; 0: all."""
+    """The same of TRL's GRPOTrainer."""
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback

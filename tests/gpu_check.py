@@ -12,8 +12,8 @@ included; peak_gib is the most in sampling and update, tool_agent_peak_gib in th
 Each side of a case runs in a process of its own, so that its peak is its own, and one that does not fit is a row that says so.
 
 TRL has the same checkpoint, LoRA, prompts, screenshots, G and length, beta 0, and else its defaults: gradient checkpointing, fused head,
-adapters of a 4-bit model in bf16. All rows are in one micro-batch. Where memory does not hold them, we take fewer prompts at once by
-ourselves, and TRL is tried with half the rows, then with a quarter ...: `rows_at_once`.
+adapters of a 4-bit model in bf16. An update has all rows (completions) in one micro-batch; where memory does not hold them, half of them, a
+quarter ... (here at least one prompt's): `rows_at_once`.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def measure(args: argparse.Namespace) -> dict:
     device = "cuda:0" if cuda else "cpu"  # a 4-bit model on "cuda", without a number, is to accelerate on another card than its own
     policy = bench.loaded(args.folder, device=device, load_in_4bit=args.bits == 4)
     how = [policy, seen := screens(args.tokens, args.prompts), args.completion, 3 if cuda else 1]
-    found = bench.ours(*how, checkpointing=True) if args.side == "ours" else bench.theirs(*how, args.folder + "/trl", args.rows)
+    found = bench.ours(*how, args.rows, checkpointing=True) if args.side == "ours" else bench.theirs(*how, args.folder + "/trl", args.rows)
     sampling, update = np.median(np.array(found["seconds"])[:, :, 0], 0).tolist()
     weights, peak = found["memory"]
     row = {"prompt_tokens": len(found["prompt_ids"][0]), "completion_tokens": found["completion_tokens"] // len(seen) // bench.G,
@@ -194,15 +194,21 @@ def run_side(args: argparse.Namespace, **case) -> dict:
     return {"failed": "out of memory" if "OutOfMemoryError" in done.stderr else last}
 
 
+def fitted(args: argparse.Namespace, least: int, **case) -> dict:
+    """run_side() with all rows in one micro-batch, or half of them, a quarter ... down to `least` where memory does not hold them."""
+    rows = args.prompts * bench.G
+    while "out of memory" in (found := run_side(args, rows=rows, **case)).get("failed", "") and rows % (2 * least) == 0:
+        rows //= 2
+    return {**found, "row": {"rows_at_once": rows, "failed": found.get("failed"), **found.get("row", {})}}
+
+
 def compare(args: argparse.Namespace, **case) -> dict:
     """One row of the table."""
-    mine = run_side(args, side="ours", **case)
-    row = {"shape": case["shape"], "bits": case["bits"], "failed": mine.get("failed"), **mine.get("row", {})}
+    mine = fitted(args, bench.G, side="ours", **case)
+    row = {"shape": case["shape"], "bits": case["bits"], **mine["row"]}
     if args.trl:
-        rows = args.prompts * bench.G
-        while "out of memory" in (other := run_side(args, side="trl", rows=rows, **case)).get("failed", "") and rows % 2 == 0:
-            rows //= 2
-        row["trl"] = {"rows_at_once": rows, "failed": other.get("failed"), **other.get("row", {})}
+        other = fitted(args, 1, side="trl", **case)
+        row["trl"] = other["row"]
         if "done" in mine and "done" in other:
             (s, u), (s_trl, u_trl) = ((r["row"]["seconds"]["sampling"], r["row"]["seconds"]["update"]) for r in (mine, other))
             ratios = {"sampling": s_trl / s, "update": u_trl / u, "iteration": (s_trl + u_trl) / (s + u)}

@@ -19,20 +19,20 @@ def test_it_runs_on_a_cpu(tmp_path):
 
 @pytest.mark.parametrize("held,rows,other", [(4, [16, 8, 4], [[1, 2]]), (4, [16, 8, 4], [[1, 3]]), (0, [16, 8, 4, 2, 1], [[1, 2]])])
 def test_beside_trl(monkeypatch, held, rows, other):
-    """TRL gets fewer rows at once until they fit; ratios are those of a side that did the same, and a row says where it did not."""
+    """A side gets fewer rows at once until they fit, ours at least one prompt's; a row says where the sides did not do the same."""
     tried = []
 
-    def run_side(args, side, rows=0, **_):
-        tried.append(rows)
-        if rows > held:
-            return {"failed": "out of memory"}
+    def run_side(args, side, rows, **_):
         ours = side == "ours"
+        tried.append(rows)
+        if rows > (8 if ours else held):
+            return {"failed": "out of memory"}
         return {"done": {"prompt_ids": [[1, 2]] if ours else other, "completion_tokens": 9},
                 "row": {"seconds": {"sampling": 2 if ours else 6, "update": 2 if ours else 14}, "peak_gib": 3 if ours else 12}}
 
     monkeypatch.setattr(gpu_check, "run_side", run_side)
     row = gpu_check.compare(Namespace(trl=True, prompts=2), shape="2b", bits=4)
-    assert tried == [0, *rows] and row["trl"]["rows_at_once"] == rows[-1]
+    assert tried == [16, 8, *rows] and row["rows_at_once"] == 8 and row["trl"]["rows_at_once"] == rows[-1]
     assert row["trl"]["failed"] == (None if held else "out of memory") and ("times_faster" in row) == bool(held)
     if held:
         assert row["times_faster"] == {"sampling": 3, "update": 7, "iteration": 5} and row["share_of_memory"] == 0.25
