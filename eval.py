@@ -843,12 +843,14 @@ def draw_ablation(record: dict, path: Path) -> None:
     means, halves = zip(*[interval([100 * v for v in found["split"][first]["success"]]) for found in arms.values()], strict=True)
     axes[0].barh(list(arms), means, xerr=np.nan_to_num(halves), capsize=3, color=["tab:green" if a == "tracer1" else "silver" for a in arms])
     axes[0].invert_yaxis()
-    axes[0].set(title=f"success on {first}, mean of seeds, 95 % interval", xlabel="% of tasks")
+    for i, found in enumerate(arms.values()):
+        axes[0].plot(100 * np.array(found["split"][first]["success"]), [i] * len(found["split"][first]["success"]), "k.", markersize=4)
+    axes[0].set(title=f"success on {first}: seeds, mean, 95 % interval", xlabel="% of tasks", xlim=(0, 100))
     horizons = {int(arm.split("_")[1]): arm for arm in arms if arm.startswith("horizon_")} | ({5: "tracer1"} if "tracer1" in arms else {})
     points = [(t, *interval([100 * v for v in arms[arm]["split"][first]["success"]])) for t, arm in sorted(horizons.items())]
     if points:
         axes[1].errorbar(*zip(*[p[:2] for p in points], strict=True), yerr=np.nan_to_num([p[2] for p in points]), marker="o", capsize=3)
-    axes[1].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks")
+    axes[1].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks", xticks=sorted(horizons))
     for arm in ("warmup", "stage1", "stage2", "tracer1"):
         if arm in arms:
             curve = 100 * np.mean(arms[arm]["accuracy_at_k"], axis=0)
