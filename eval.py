@@ -850,7 +850,7 @@ def draw_ablation(record: dict, path: Path) -> None:
     points = [(t, *interval([100 * v for v in arms[arm]["split"][first]["success"]])) for t, arm in sorted(horizons.items())]
     if points:
         axes[1].errorbar(*zip(*[p[:2] for p in points], strict=True), yerr=np.nan_to_num([p[2] for p in points]), marker="o", capsize=3)
-    axes[1].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks", xticks=sorted(horizons))
+    axes[1].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks", xticks=sorted(horizons), visible=len(points) > 1)
     for arm in ("warmup", "stage1", "stage2", "tracer1"):
         if arm in arms:
             curve = 100 * np.mean(arms[arm]["accuracy_at_k"], axis=0)
