@@ -503,8 +503,7 @@ def causal_attention(q, k, v, scaling: float) -> "torch.Tensor":
 
 def _forward(policy: Policy, layers: list, x: list["torch.Tensor"], positions: "torch.Tensor", attend: Callable, first: int,
              checkpointing: bool = False) -> "torch.Tensor":
-    """All layers: embeddings [P, S, hidden] at positions [3, P, S] -> last hidden states of the tokens from `first` on. `checkpointing`:
-    layers are computed again in the backward."""
+    """All layers: embeddings [P, S, hidden] at positions [3, P, S] -> last hidden states from token `first` on."""
     model, (x, *deepstack) = policy.core.model.language_model, x
     cos, sin = model.rotary_emb(x, positions)
     run = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False) if checkpointing and torch.is_grad_enabled() else lambda f, *xs: f(*xs)

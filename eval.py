@@ -831,32 +831,33 @@ def ablation_table(record: dict) -> str:
 
 
 def draw_ablation(record: dict, path: Path) -> None:
-    """Three panels: arms with intervals; success against T; forecast accuracy against k."""
+    """Arms with intervals; forecast accuracy against k; success against T, where there are several."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     arms = record["arms"]
-    figure, axes = plt.subplots(1, 3, figsize=(15, 0.28 * len(arms) + 2.2), width_ratios=(2, 1, 1.2))
     first = next(iter(next(iter(arms.values()))["split"]))
-    means, halves = zip(*[interval([100 * v for v in found["split"][first]["success"]]) for found in arms.values()], strict=True)
+    success = {arm: 100 * np.array(found["split"][first]["success"]) for arm, found in arms.items()}
+    horizons = sorted([(int(a.split("_")[1]), a) for a in arms if a.startswith("horizon_")] + [(5, a) for a in arms if a == "tracer1"])
+    panels = 3 if len(horizons) > 1 else 2
+    figure, axes = plt.subplots(1, panels, figsize=(5 * panels, 0.28 * len(arms) + 2.2), width_ratios=(2, 1.2, 1)[:panels])
+    means, halves = zip(*map(interval, success.values()), strict=True)
     axes[0].barh(list(arms), means, xerr=np.nan_to_num(halves), capsize=3, color=["tab:green" if a == "tracer1" else "silver" for a in arms])
     axes[0].invert_yaxis()
-    for i, found in enumerate(arms.values()):
-        axes[0].plot(100 * np.array(found["split"][first]["success"]), [i] * len(found["split"][first]["success"]), "k.", markersize=4)
+    for i, values in enumerate(success.values()):
+        axes[0].plot(values, [i] * len(values), "k.", markersize=4)
     axes[0].set(title=f"success on {first}: seeds, mean, 95 % interval", xlabel="% of tasks", xlim=(0, 100))
-    horizons = {int(arm.split("_")[1]): arm for arm in arms if arm.startswith("horizon_")} | ({5: "tracer1"} if "tracer1" in arms else {})
-    points = [(t, *interval([100 * v for v in arms[arm]["split"][first]["success"]])) for t, arm in sorted(horizons.items())]
-    if points:
-        axes[1].errorbar(*zip(*[p[:2] for p in points], strict=True), yerr=np.nan_to_num([p[2] for p in points]), marker="o", capsize=3)
-    axes[1].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks", xticks=sorted(horizons), visible=len(points) > 1)
-    for arm in ("warmup", "stage1", "stage2", "tracer1"):
-        if arm in arms:
-            curve = 100 * np.mean(arms[arm]["accuracy_at_k"], axis=0)
-            axes[2].plot(range(1, len(curve) + 1), curve, marker="o", label=arm)
-    axes[2].set(title="forecast accuracy k steps ahead", xlabel="k", ylabel="% right")
-    axes[2].legend()
+    for arm in [a for a in ("warmup", "stage1", "stage2", "tracer1") if a in arms]:
+        curve = 100 * np.mean(arms[arm]["accuracy_at_k"], axis=0)
+        axes[1].plot(range(1, len(curve) + 1), curve, marker="o", label=arm)
+    axes[1].set(title="forecast accuracy k steps ahead", xlabel="k", ylabel="% right")
+    axes[1].legend()
+    if panels == 3:
+        means, halves = zip(*[interval(success[arm]) for _, arm in horizons], strict=True)
+        axes[2].errorbar([t for t, _ in horizons], means, yerr=np.nan_to_num(halves), marker="o", capsize=3)
+        axes[2].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks", xticks=[t for t, _ in horizons])
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
