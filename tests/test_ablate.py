@@ -51,6 +51,14 @@ def test_record_pairs_the_same_seeds():
     assert "60.0 +- 24.8" in exam.ablation_table(record)
 
 
+def test_an_arm_with_fewer_seeds_and_one_split_is_paired_on_what_is_common():
+    part = [r | {"split": {"test": r["split"]["test"]}} for r in (run(0.4), run(0.5))]
+    record = exam.ablation_record({"tracer1": [run(0.5), run(0.6), run(0.9)], "carry": part}, 3, [])
+    assert record["pairs"]["tracer1-carry"]["mean"] == pytest.approx(0.1)      # the third seed has no partner
+    assert record["arms"]["carry"]["robustness"] == [None, None] and list(record["arms"]["carry"]["split"]) == ["test"]
+    assert exam.ablation_table(record).splitlines()[-1].split()[:1] == ["carry"]
+
+
 # ---- runs ---------------------------------------------------------------------------------------------------------------------
 
 
