@@ -103,8 +103,7 @@ def oracle_planner(horizon: int) -> Planner:
 
 
 def evaluate_toy(planner: Planner, split: str, n: int, horizon: int, history: int, scale: int = 1, carry: bool = False,
-                 batch: int = 100, progress=None, world: str = "toy-gui",
-                 pointed: bool = False) -> tuple[dict, list[Play]]:
+                 batch: int = 100, progress=None, world: str = "toy-gui", pointed: bool = False) -> tuple[dict, list[Play]]:
     """Play seeds 0..n-1 of a toy split; returns the metrics of the module docstring and the plays. `pointed`: the planner has asked a
     tool agent of its own."""
     plays = []
@@ -183,17 +182,15 @@ def draw_episode(p: Play, path: str | Path, width: int = 256, columns: int = 5) 
 
 def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | Path) -> None:
     """curves.png: reward of each update (thin) with its running mean (thick), and success on held-out tasks after each phase."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     stages = [s for s in ("stage1", "stage2") if any(m["stage"] == s for m in metrics)]
     names = [n for n in ("random", "warmup", "stage1", "stage2", "oracle") if n in results]
     panels = len(stages) + bool(names)
     if not panels:
         return
-    figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels, 3.4), squeeze=False)
+    figure = Figure((4.2 * panels, 3.4), layout="tight")
+    axes = figure.subplots(1, panels, squeeze=False)
     for axis, stage in zip(axes[0], stages, strict=False):
         values = [m["reward"] for m in metrics if m["stage"] == stage]
         mean = [sum(values[max(0, i - 9):i + 1]) / len(values[max(0, i - 9):i + 1]) for i in range(len(values))]
@@ -207,9 +204,7 @@ def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | 
         colours = {"warmup": "tab:orange", "stage1": "tab:blue", "stage2": "tab:green"}
         axes[0][-1].bar(names, rates, yerr=ends, capsize=4, color=[colours.get(n, "silver") for n in names])
         axes[0][-1].set(title=f"success on split {split}, n = {results[names[0]]['n']}", ylabel="% of tasks", ylim=(0, 105))
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -719,6 +714,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), half
 
 
+def commit() -> str:
+    """The commit of this code; empty without git."""
+    try:
+        return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
 def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], limit: int, threads: int, split: str = "") -> dict:
     """Train one arm with one seed, unless that was done before, and play `split`, or the arm's splits; returns what exam.json says.
     Raises ValueError for a folder made with other settings, or where training failed."""
@@ -731,8 +734,7 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     if exam.exists():
         found = json.loads(exam.read_text())
         if found["flags"] != asked or found["limit"] != limit:
-            raise ValueError(f"{exam} was made with other settings ({' '.join(found['flags'])}; --limit {found['limit']}): choose another "
-                             "--output_dir")
+            raise ValueError(f"{exam} was made with other settings ({' '.join(found['flags'])}; --limit {found['limit']}): use another --output_dir")
         return found
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--output_dir", str(folder), "--seed", str(seed), "--threads", str(threads),
                "--warmup_dir", str(root / "warmup"), "--eval_split", "dev", "--eval_tasks", "20", *asked]
@@ -748,8 +750,9 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     seconds, log = json.loads((folder / "results.json").read_text())["seconds"], folder / "metrics.jsonl"
     stages = ("stage1",) if "adapter" in how else ("stage1", "stage2")
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    found = {"arm": arm, "seed": seed, "flags": asked, "limit": limit, "split": rows, "minutes": sum(seconds.get(s, 0) for s in stages) / 60,
-             "sampled_tokens": sum(line["tokens"] for line in lines if line["stage"] in stages), "exam_minutes": (time.monotonic() - start) / 60}
+    found = {"arm": arm, "seed": seed, "commit": commit(), "flags": asked, "limit": limit, "split": rows,
+             "minutes": sum(seconds.get(s, 0) for s in stages) / 60, "exam_minutes": (time.monotonic() - start) / 60,
+             "sampled_tokens": sum(line["tokens"] for line in lines if line["stage"] in stages)}
     write(exam, json.dumps(found, indent=1))
     return found
 
@@ -784,7 +787,8 @@ def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict,
 
 
 def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str], main: str = "test") -> dict:
-    """docs/ablation.json: per arm one number a seed, and paired differences on the split `main` (common seeds, 95 % interval by Student's t).
+    """docs/ablation.json: per arm one number a seed, and paired differences on the split `main` (common seeds, 95 % interval by Student's t);
+    `gain`: relative, of TraceR1 over the better reactive arm of each seed.
 
     stability and accuracy_at_k: planning stability. robustness: mean success on the disturbed splits over success on `main`, None
     where an arm does not play them. generalisation: the other splits themselves (app; composition, tool). per_1000_tokens, per_minute:
@@ -801,16 +805,15 @@ def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str],
         arms[arm]["per_minute"] = [run["limit"] * sum(row["success"] for row in run["split"].values()) / run["exam_minutes"] for run in runs]
         arms[arm] |= {name: [run[name] for run in runs] for name in ("minutes", "exam_minutes", "sampled_tokens")}
         arms[arm]["flags"] = " ".join(runs[0]["flags"])
-    pairs = {}
-    for one in ("tracer1", "stage1"):
-        for other in arms:
-            if one in arms and one != other:
-                differences = [a - b for a, b in zip(*(arms[x]["split"][main]["success"] for x in (one, other)), strict=False)]
-                centre, half = interval(differences)
-                pairs[f"{one}-{other}"] = {"mean": centre, "ci95": [centre - half, centre + half]}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-    return {"arms": arms, "pairs": pairs, "seeds": list(range(seeds)), "command": " ".join(["python eval.py", *sys.argv[1:]]), "commit": commit,
-            "common_flags": common}
+    won, spread = {arm: arms[arm]["split"][main]["success"] for arm in arms}, lambda m, half: {"mean": m, "ci95": [m - half, m + half]}
+    record = {"arms": arms, "seeds": list(range(seeds)), "command": " ".join(["python eval.py", *sys.argv[1:]]), "common_flags": common,
+              "commit": ", ".join(dict.fromkeys(run["commit"] for runs in found.values() for run in runs if "commit" in run)),
+              "pairs": {f"{one}-{other}": spread(*interval([a - b for a, b in zip(won[one], won[other], strict=False)]))
+                        for one in ("tracer1", "stage1") for other in arms if one in arms and one != other}}
+    if {"tracer1", "reactive_text", "reactive_grounded"} <= set(arms):
+        better = map(max, won["reactive_text"], won["reactive_grounded"])
+        record["gain"] = spread(*interval([t / max(r, 1e-9) - 1 for t, r in zip(won["tracer1"], better, strict=True)]))
+    return record
 
 
 def ablation_table(record: dict) -> str:
@@ -827,22 +830,22 @@ def ablation_table(record: dict) -> str:
         lines.append(f"{arm:18} {f'{100 * centre:.1f} +- {100 * half:.1f}':>12} {against:>17} {others} {stable} {np.mean(found['repeat']):7.1%} "
                      f"{np.mean(found['failed']):7.1%} {np.mean(found['tokens_per_episode']):7.1f} {np.mean(found['per_1000_tokens']):7.2f} "
                      f"{np.mean(found['minutes']):8.1f}")
+    if gain := record.get("gain"):
+        lines.append(f"TraceR1 over the better reactive arm of each seed: {gain['mean']:+.1%} +- {gain['ci95'][1] - gain['mean']:.1%}")
     return "\n".join(lines)
 
 
 def draw_ablation(record: dict, path: Path) -> None:
     """Arms with intervals; forecast accuracy against k; success against T, where there are several."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     arms = record["arms"]
     first = next(iter(next(iter(arms.values()))["split"]))
     success = {arm: 100 * np.array(found["split"][first]["success"]) for arm, found in arms.items()}
     horizons = sorted([(int(a.split("_")[1]), a) for a in arms if a.startswith("horizon_")] + [(5, a) for a in arms if a == "tracer1"])
     panels = 3 if len(horizons) > 1 else 2
-    figure, axes = plt.subplots(1, panels, figsize=(5 * panels, 0.28 * len(arms) + 2.2), width_ratios=(2, 1.2, 1)[:panels])
+    figure = Figure((5 * panels, 0.28 * len(arms) + 2.2), layout="tight")
+    axes = figure.subplots(1, panels, width_ratios=(2, 1.2, 1)[:panels])
     means, halves = zip(*map(interval, success.values()), strict=True)
     axes[0].barh(list(arms), means, xerr=np.nan_to_num(halves), capsize=3, color=["tab:green" if a == "tracer1" else "silver" for a in arms])
     axes[0].invert_yaxis()
@@ -858,9 +861,7 @@ def draw_ablation(record: dict, path: Path) -> None:
         means, halves = zip(*[interval(success[arm]) for _, arm in horizons], strict=True)
         axes[2].errorbar([t for t, _ in horizons], means, yerr=np.nan_to_num(halves), marker="o", capsize=3)
         axes[2].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks", xticks=[t for t, _ in horizons])
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -926,7 +927,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Examine a trained policy, or another agent's predictions, on held-out tasks.")
     parser.add_argument("--run", help="folder of a run of train.py")
     parser.add_argument("--bench", choices=[*TOYS, *PROTOCOLS, *TOOL_BENCHES], help="what to be examined on; default: the toy world of the run")
-    parser.add_argument("--split", help=f"{'; '.join(f'{name}: {chr(32).join(toy.splits)}' for name, toy in TOYS.items())} (default test); "
+    parser.add_argument("--split", default="", help=f"{'; '.join(f'{w}: {chr(32).join(toy.splits)}' for w, toy in TOYS.items())} (default test); "
                                         "recorded benchmarks: see docs/data.md; with --ablate: this one only, `dev` to choose settings")
     parser.add_argument("--limit", type=int, default=300, help="toy worlds: number of tasks")
     parser.add_argument("--data", help="root folder of a recorded benchmark")
@@ -980,8 +981,7 @@ def main_ablate(args: argparse.Namespace) -> None:
         die(f"--split {args.split}: choose one of {'; '.join(' '.join(toy.splits) for toy in TOYS.values())}")
     root = Path(args.output_dir + ("-quick" if args.quick else ""))
     try:
-        updates = {"one": one, "two": two, "all": one + two}
-        record = ablate(arms, seeds, args.jobs, root, updates, [*more, *args.flags.split()], limit, args.split or "")
+        record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit, args.split)
     except ValueError as error:
         die(str(error))
     except (KeyboardInterrupt, BrokenProcessPool):  # a worker that Ctrl-C, or a lack of memory, has ended

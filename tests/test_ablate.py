@@ -34,7 +34,7 @@ def test_stability_compares_the_steps_that_two_forecasts_share():
 def run(success: float, flags: str = "") -> dict:
     row = {"success": success, "stability": 0.5, "repeat": 0.1, "failed": 0.2, "accuracy_at_k": [0.5, 0.4], "tokens_per_episode": 200.0}
     rows = {s: row | {"success": success / (1 if s in ("test", "app") else 2)} for s in exam.ABLATION_SPLITS["toy-gui"]}
-    return {"flags": flags.split(), "limit": 300, "split": rows, "minutes": 2.0, "exam_minutes": 1.0, "sampled_tokens": 1000}
+    return {"flags": flags.split(), "limit": 300, "split": rows, "minutes": 2.0, "exam_minutes": 1.0, "sampled_tokens": 1000, "commit": "abc"}
 
 
 def test_record_pairs_the_same_seeds():
@@ -49,6 +49,15 @@ def test_record_pairs_the_same_seeds():
     assert tracer1["robustness"] == pytest.approx([0.5] * 3)
     assert tracer1["per_1000_tokens"] == pytest.approx([2.5, 3.0, 3.5])
     assert "60.0 +- 24.8" in exam.ablation_table(record)
+    assert record["commit"] == "abc" and "gain" not in record
+
+
+def test_gain_is_over_the_better_reactive_arm_of_each_seed():
+    found = {"tracer1": [run(0.6), run(0.5)], "reactive_text": [run(0.5), run(0.3)], "reactive_grounded": [run(0.4), run(0.4)]}
+    record = exam.ablation_record(found, 2, [])
+    assert record["gain"]["mean"] == pytest.approx((0.6 / 0.5 + 0.5 / 0.4) / 2 - 1)
+    assert record["gain"]["ci95"][1] - record["gain"]["mean"] == pytest.approx(12.706 * 0.025)   # half the difference of two seeds, times t
+    assert "of each seed: +22.5% +- 31.8%" in exam.ablation_table(record)
 
 
 def test_an_arm_with_fewer_seeds_and_one_split_is_paired_on_what_is_common():
