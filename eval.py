@@ -732,9 +732,9 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
         asked += [] if f"--{stage}_updates" in asked else [f"--{stage}_updates", str(updates)]
     exam = folder / f"exam-{arm}{split and '-' + split}.json"
     if exam.exists():
-        found = json.loads(exam.read_text())
-        if found["flags"] != asked or found["limit"] != limit:
-            raise ValueError(f"{exam} was made with other settings ({' '.join(found['flags'])}; --limit {found['limit']}): use another --output_dir")
+        found = parse_json(exam.read_text(), str(exam))
+        if not isinstance(found, dict) or (found.get("flags"), found.get("limit")) != (asked, limit):
+            raise ValueError(f"{exam} was made with other settings than {' '.join(asked)} --limit {limit}: use another --output_dir")
         return found
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--output_dir", str(folder), "--seed", str(seed), "--threads", str(threads),
                "--warmup_dir", str(root / "warmup"), "--eval_split", "dev", "--eval_tasks", "20", *asked]
@@ -832,7 +832,7 @@ def ablation_table(record: dict) -> str:
                      f"{np.mean(found['minutes']):8.1f}")
     if gain := record.get("gain"):
         lines.append(f"TraceR1 over the better reactive arm of each seed: {gain['mean']:+.1%} +- {gain['ci95'][1] - gain['mean']:.1%}")
-    return "\n".join(lines)
+    return "\n".join(lines).replace(" +- nan", "       ")
 
 
 def draw_ablation(record: dict, path: Path) -> None:
@@ -982,17 +982,17 @@ def main_ablate(args: argparse.Namespace) -> None:
     root = Path(args.output_dir + ("-quick" if args.quick else ""))
     try:
         record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit, args.split)
-    except ValueError as error:
-        die(str(error))
+        print(ablation_table(record))
+        whole = not (args.quick or args.arms or args.flags or args.split)
+        where = Path(args.json) if args.json else Path("docs" if whole else root) / "ablation.json"
+        where.parent.mkdir(parents=True, exist_ok=True)
+        write(where, json.dumps(record, indent=1).replace("NaN", "null"))  # a single seed has no interval
+        draw_ablation(record, where.with_suffix(".png"))
+        print(f"numbers: {where}; picture: {where.with_suffix('.png')}")
+    except (ValueError, OSError) as error:
+        die(one_line(str(error)))
     except (KeyboardInterrupt, BrokenProcessPool):  # a worker that Ctrl-C, or a lack of memory, has ended
         die("interrupted; finished runs are kept, and the same command goes on with the others")
-    print(ablation_table(record))
-    whole = not (args.quick or args.arms or args.flags or args.split)
-    where = Path(args.json) if args.json else Path("docs" if whole else root) / "ablation.json"
-    where.parent.mkdir(parents=True, exist_ok=True)
-    write(where, json.dumps(record, indent=1))
-    draw_ablation(record, where.with_suffix(".png"))
-    print(f"numbers: {where}; picture: {where.with_suffix('.png')}")
 
 
 def write(path: Path, text: str) -> None:

@@ -100,11 +100,24 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     assert exam.run_arm("tracer1", 0, *ask)["split"]["test"]["success"] == 0.5
     with pytest.raises(ValueError, match="made with other settings"):
         exam.run_arm("tracer1", 0, tmp_path, BUDGET, [], 300, 1)
+    (folder / "exam-tracer1.json").write_text('{"arm": "trac')
+    with pytest.raises(ValueError, match="exam-tracer1.json: not JSON"):
+        exam.run_arm("tracer1", 0, *ask)
+
+
+def test_one_seed_has_no_interval():
+    record = exam.ablation_record({"tracer1": [run(0.5)], "stage1": [run(0.4)]}, 1, [])
+    assert np.isnan(record["pairs"]["tracer1-stage1"]["ci95"]).all() and "nan" not in exam.ablation_table(record)
 
 
 @pytest.mark.parametrize("argv", [["--arms", "tracer2"], ["--seeds", "0"], ["--jobs", "0"], ["--limit", "0"]])
 def test_bad_input_ends_with_one_line(argv, dies):
     assert argv[0] in dies(exam.main, ["--ablate", *argv])
+
+
+def test_a_place_that_cannot_be_written_ends_with_one_line(tmp_path, dies):
+    (tmp_path / "file").write_text("")
+    assert str(tmp_path / "file") in dies(exam.main, ["--ablate", "--output_dir", str(tmp_path / "file")])
 
 
 @pytest.mark.slow
@@ -113,7 +126,8 @@ def test_ablate_end_to_end(tmp_path, dies):
             "--output_dir", str(tmp_path / "runs"), "--flags",
             "--reading_steps 2 --warmup_steps 3 --eval_tasks 2 --prompts_per_update 2 --stage1_updates 1 --stage2_updates 1"]
     exam.main(argv)
-    record = json.loads((tmp_path / "runs" / "ablation.json").read_text())
+    record = json.loads((tmp_path / "runs" / "ablation.json").read_text(), parse_constant=pytest.fail)
+    assert record["pairs"]["tracer1-without_stage2"]["ci95"] == [None, None]   # one seed
     assert set(record["arms"]) == {"warmup", "tracer1", "without_stage2", "choose_agreement"}
     assert (tmp_path / "runs" / "ablation.png").stat().st_size > 10_000
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("adapter_model.safetensors")}
