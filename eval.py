@@ -858,9 +858,10 @@ def draw_ablation(record: dict, path: Path) -> None:
     axes[1].set(title="forecast accuracy k steps ahead", xlabel="k", ylabel="% right")
     axes[1].legend()
     if panels == 3:
-        means, halves = zip(*[interval(success[arm]) for _, arm in horizons], strict=True)
-        axes[2].errorbar([t for t, _ in horizons], means, yerr=np.nan_to_num(halves), marker="o", capsize=3)
-        axes[2].set(title="success against the horizon T", xlabel="T", ylabel="% of tasks", xticks=[t for t, _ in horizons])
+        steps, curves = [t for t, _ in horizons], np.array(list(zip(*(success[arm] for _, arm in horizons), strict=False)))  # seeds in common
+        axes[2].plot(steps, curves.T, color="silver", marker=".")
+        axes[2].plot(steps, curves.mean(0), marker="o")
+        axes[2].set(title="success against T (grey: seeds)", xlabel="T", ylabel="% of tasks", xticks=steps, ylim=(0, 100))
     figure.savefig(path, dpi=110)
 
 
@@ -872,8 +873,7 @@ def draw_ablation(record: dict, path: Path) -> None:
 def exam(run: str, split: str, n: int) -> dict[str, dict]:
     """All policies of a run on one toy split: random, warm start, the end of each stage, oracle."""
     config, found = read_run(run), {}
-    stages = [s for s in ("stage1", "stage2") if (Path(run) / s).exists()]
-    rows = ["random", "warmup", *stages, "oracle"]
+    rows = ["random", "warmup", *(s for s in ("stage1", "stage2") if (Path(run) / s).exists()), "oracle"]
     with tqdm(total=n * len(rows), unit="task", mininterval=1) as bar:
         for name in rows:
             bar.set_description(name)
