@@ -158,7 +158,8 @@ class Policy:
             added = self.tokenizer.added_tokens_decoder.items()
             specials = {*self.tokenizer.all_special_ids, *(i for i, t in added if t.special), self.image_token, self.core.config.video_token_id}
             marks = {i for i, t in added if t.content in ("<|box_start|>", "<|box_end|>")}
-            self.banned = sorted(specials - marks - {self.tokenizer.eos_token_id})
+            unnamed = range(len(self.tokenizer), self.core.config.text_config.vocab_size)  # rows of the head that no token has
+            self.banned = sorted({*specials, *unnamed} - marks - {self.tokenizer.eos_token_id})
         return self.banned
 
     def line_breaks(self, token: int) -> int:
@@ -202,6 +203,8 @@ def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str 
         if not tokenizer.chat_template or len(tokenizer) <= config.image_token_id:  # without files transformers makes an empty one
             die(f"{path} has no tokenizer that fits the model")
         device = device or ("cuda" if torch.cuda.is_available() and config.text_config.vocab_size >= 1000 else "cpu")
+        if device != "cpu":  # cuDNN's attention was seen to give NaN gradients with masks (pytorch issue 196678), and plans anew for each length
+            torch.backends.cuda.enable_cudnn_sdp(False)
         half = "bfloat16" if device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         kind = getattr(torch, dtype or ("float32" if device == "cpu" else half))
         if load_in_4bit is None and (load_in_4bit := device != "cpu"):

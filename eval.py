@@ -11,6 +11,7 @@ forecasts in a row have in common, the share that agrees (similarity 1).
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ import multiprocessing
 import os
 import random
 import re
+import shlex
 import signal
 import string
 import subprocess
@@ -738,6 +740,12 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
         return found
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--output_dir", str(folder), "--seed", str(seed), "--threads", str(threads),
                "--warmup_dir", str(root / "warmup"), "--eval_split", "dev", "--eval_tasks", "20", *asked]
+    if (folder / "config.json").exists():
+        from train import parse_config
+
+        made, wanted = parse_json((folder / "config.json").read_text(), str(folder / "config.json")), dataclasses.asdict(parse_config(command[2:]))
+        if changed := [n for n in wanted if n not in ("output_dir", "warmup_dir", "threads", "resume") and made.get(n) != wanted[n]]:
+            raise ValueError(f"{folder} was made with other settings ({', '.join(changed)}): use another --output_dir")
     if not (folder / "adapter").exists():
         with open(root / f"{owner}-{seed}.log", "a") as log:
             if subprocess.run([*command, *(["--resume"] if (folder / "config.json").exists() else [])], stdout=log, stderr=log).returncode:
@@ -776,7 +784,7 @@ def ablate(arms: Sequence[str], seeds: int, jobs: int, root: Path, budget: dict,
                 done = next(as_completed(running))
                 arm, seed = job = running.pop(done)
                 found[job] = done.result()
-            except (ValueError, KeyboardInterrupt, BrokenProcessPool):
+            except BaseException:  # the first error ends all, SystemExit of a worker included
                 pool.shutdown(cancel_futures=True)
                 raise
             name, row = next(iter(found[job]["split"].items()))
@@ -803,10 +811,10 @@ def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str],
         arms[arm]["robustness"] = [None if d is None else d / max(m["success"], 1e-9) for d, m in zip(disturbed, test, strict=True)]
         arms[arm]["per_1000_tokens"] = [1000 * m["success"] / max(m["tokens_per_episode"], 1e-9) for m in test]
         arms[arm]["per_minute"] = [run["limit"] * sum(row["success"] for row in run["split"].values()) / run["exam_minutes"] for run in runs]
-        arms[arm] |= {name: [run[name] for run in runs] for name in ("minutes", "exam_minutes", "sampled_tokens")}
+        arms[arm] |= {name: [run.get(name) for run in runs] for name in ("minutes", "exam_minutes", "sampled_tokens", "commit")}
         arms[arm]["flags"] = " ".join(runs[0]["flags"])
     won, spread = {arm: arms[arm]["split"][main]["success"] for arm in arms}, lambda m, half: {"mean": m, "ci95": [m - half, m + half]}
-    record = {"arms": arms, "seeds": list(range(seeds)), "command": " ".join(["python eval.py", *sys.argv[1:]]), "common_flags": common,
+    record = {"arms": arms, "seeds": list(range(seeds)), "command": shlex.join(["python", "eval.py", *sys.argv[1:]]), "common_flags": common,
               "commit": ", ".join(dict.fromkeys(run["commit"] for runs in found.values() for run in runs if "commit" in run)),
               "pairs": {f"{one}-{other}": spread(*interval([a - b for a, b in zip(won[one], won[other], strict=False)]))
                         for one in ("tracer1", "stage1") for other in arms if one in arms and one != other}}
@@ -819,20 +827,20 @@ def ablation_record(found: dict[str, list[dict]], seeds: int, common: list[str],
 def ablation_table(record: dict) -> str:
     """One row an arm: mean and 95 % interval over the seeds on the first split, the others that it plays, and what it cost."""
     first, *splits = max((list(found["split"]) for found in record["arms"].values()), key=len)
-    lines = [f"{'arm':18} {first:>12} {'TraceR1 minus it':>17} " + " ".join(f"{s[:7]:>7}" for s in splits)
+    lines = [f"{'arm (seeds)':22} {first:>12} {'TraceR1 minus it':>17} " + " ".join(f"{s[:7]:>7}" for s in splits)
              + f" {'stable':>7} {'repeat':>7} {'failed':>7} {'tokens':>7} {'per 1k':>7} {'minutes':>8}"]
     for arm, found in record["arms"].items():
-        centre, half = interval(found["split"][first]["success"])
+        label, (centre, half) = f"{arm} ({len(found['minutes'])})", interval(found["split"][first]["success"])
         pair = record["pairs"].get(f"tracer1-{arm}")
         against = f"{100 * pair['mean']:+.1f} +- {50 * (pair['ci95'][1] - pair['ci95'][0]):.1f}" if pair else ""
         others = " ".join(f"{np.mean(found['split'][s]['success']):7.1%}" if s in found["split"] else f"{'-':>7}" for s in splits)
         stable = f"{np.mean(found['stability']):7.1%}" if None not in found["stability"] else f"{'-':>7}"
-        lines.append(f"{arm:18} {f'{100 * centre:.1f} +- {100 * half:.1f}':>12} {against:>17} {others} {stable} {np.mean(found['repeat']):7.1%} "
+        lines.append(f"{label:22} {f'{100 * centre:.1f} +- {100 * half:.1f}':>12} {against:>17} {others} {stable} {np.mean(found['repeat']):7.1%} "
                      f"{np.mean(found['failed']):7.1%} {np.mean(found['tokens_per_episode']):7.1f} {np.mean(found['per_1000_tokens']):7.2f} "
                      f"{np.mean(found['minutes']):8.1f}")
     if gain := record.get("gain"):
         lines.append(f"TraceR1 over the better reactive arm of each seed: {gain['mean']:+.1%} +- {gain['ci95'][1] - gain['mean']:.1%}")
-    return "\n".join(lines).replace(" +- nan", "       ")
+    return "\n".join(lines).replace(" +- nan%", "").replace(" +- nan", "       ")
 
 
 def draw_ablation(record: dict, path: Path) -> None:
@@ -847,11 +855,12 @@ def draw_ablation(record: dict, path: Path) -> None:
     figure = Figure((5 * panels, 0.28 * len(arms) + 2.2), layout="tight")
     axes = figure.subplots(1, panels, width_ratios=(2, 1.2, 1)[:panels])
     means, halves = zip(*map(interval, success.values()), strict=True)
-    axes[0].barh(list(arms), means, xerr=np.nan_to_num(halves), capsize=3, color=["tab:green" if a == "tracer1" else "silver" for a in arms])
+    labels = [f"{arm} ({len(values)})" for arm, values in success.items()]
+    axes[0].barh(labels, means, xerr=halves, capsize=3, color=["tab:green" if a == "tracer1" else "silver" for a in arms])
     axes[0].invert_yaxis()
     for i, values in enumerate(success.values()):
         axes[0].plot(values, [i] * len(values), "k.", markersize=4)
-    axes[0].set(title=f"success on {first}: seeds, mean, 95 % interval", xlabel="% of tasks", xlim=(0, 100))
+    axes[0].set(title=f"success on {first}: mean, 95 % interval, seeds (dots)", xlabel="% of tasks", xlim=(0, 100))
     for arm in [a for a in ("warmup", "stage1", "stage2", "tracer1") if a in arms]:
         curve = 100 * np.mean(arms[arm]["accuracy_at_k"], axis=0)
         axes[1].plot(range(1, len(curve) + 1), curve, marker="o", label=arm)
@@ -976,14 +985,21 @@ def main_ablate(args: argparse.Namespace) -> None:
         die(f"--arms: unknown arm {', '.join(sorted(unknown))}; choose from {', '.join(ARMS)}")
     if args.seeds < 1 or args.jobs < 1 or args.limit < 1:
         die(f"--seeds {args.seeds}, --jobs {args.jobs} and --limit {args.limit} must be at least 1")
-    one, two, limit, seeds, more = (60, 40, 100, 2, ["--warmup_steps", "600"]) if args.quick else (300, 200, args.limit, args.seeds, [])
-    if args.split and not any(args.split in toy.splits for toy in TOYS.values()):
-        die(f"--split {args.split}: choose one of {'; '.join(' '.join(toy.splits) for toy in TOYS.values())}")
+    from train import parse_config
+
+    config, names = parse_config(args.flags.split()), {part.split("=")[0] for part in args.flags.split()}
+    if taken := names & {"--seed", "--output_dir", "--warmup_dir", "--threads", "--stages", "--resume", "--eval_split"}:
+        die(f"--flags: {', '.join(sorted(taken))} is what --ablate sets itself")
+    limit, seeds, more = (100, 2, ["--warmup_steps", "600"]) if args.quick else (args.limit, args.seeds, [])
+    short = args.quick and not names & {"--stage1_updates", "--stage2_updates"}
+    one, two = (60, 40) if short else (config.stage1_updates, config.stage2_updates)
+    if args.split and args.split not in TOYS[config.env].splits:
+        die(f"--split {args.split}: choose one of {', '.join(TOYS[config.env].splits)}")
     root = Path(args.output_dir + ("-quick" if args.quick else ""))
     try:
         record = ablate(arms, seeds, args.jobs, root, {"one": one, "two": two, "all": one + two}, [*more, *args.flags.split()], limit, args.split)
         print(ablation_table(record))
-        whole = not (args.quick or args.arms or args.flags or args.split)
+        whole = not (args.quick or args.arms or args.flags or args.split) and args.seeds > 4 and args.limit >= 300
         where = Path(args.json) if args.json else Path("docs" if whole else root) / "ablation.json"
         where.parent.mkdir(parents=True, exist_ok=True)
         write(where, json.dumps(record, indent=1).replace("NaN", "null"))  # a single seed has no interval

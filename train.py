@@ -8,7 +8,7 @@
 
     python train.py                                          # tiny VLM, toy GUI, CPU
     python train.py --horizon 1 --stages warmup,stage2       # the reactive control with the grounded reward
-    python train.py --resume                                 # go on where a killed run stopped, to the same bits
+    python train.py --resume                                 # go on where a killed run stopped, on a CPU to the same bits
     python train.py --model Qwen/Qwen3-VL-2B-Instruct        # a real model on one GPU; torchrun --nproc_per_node N train.py ...: on N
 
 Written to --output_dir: config.json, metrics.jsonl (a line an update), rollouts.jsonl (what was sampled), results.json, curves.png,
@@ -545,6 +545,8 @@ def update_policy(policy: Policy, groups: list[Group], config: Config, optimizer
         found["grad_norm"] = torch.nn.utils.clip_grad_norm_(weights, config.max_grad_norm).item()
         if np.isfinite(found["grad_norm"]):
             optimizer.step()
+        else:
+            tqdm.write("warning: the gradient is not finite; this step is skipped", file=sys.stderr)
     parts = ("loss", "clip_ratio", "kl")  # of this process; the norm is of the sum already
     return found | dict(zip(parts, summed(torch.tensor([found[name] for name in parts], dtype=torch.float64)).tolist(), strict=True))
 
@@ -670,7 +672,7 @@ class Run:
             die(f"--resume: {path} was made with other settings: " + ", ".join(f"{n} {before.get(n)!r}, not {now[n]!r}" for n in changed))
         if (self.folder / "checkpoint.pt").exists():
             try:
-                self.state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+                self.state = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)
                 self.results = json.loads(self.state["results"])
             except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
                 die(f"--resume: {self.folder / 'checkpoint.pt'} is damaged: {str(error).splitlines()[0][:120]}")
@@ -753,9 +755,10 @@ def main(argv: list[str] | None = None) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     if world() > 1:
-        if torch.cuda.is_available():
+        if int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group(timeout=datetime.timedelta(days=1))  # the others wait while the first takes an exam
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"  # without a name only NCCL is made, which cannot add up CPU tensors
+        torch.distributed.init_process_group(backend, timeout=datetime.timedelta(days=1))  # the others wait while the first takes an exam
     clock = time.monotonic()
     run = Run(config)
     policy = run.policy

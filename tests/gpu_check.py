@@ -110,9 +110,11 @@ def make_hub(folder: Path, family: str = "qwen3_vl", shape: str = "tiny", templa
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
-    with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(config)
-    torch.set_default_dtype(before)
+    try:
+        with torch.device(device):
+            model = AutoModelForImageTextToText.from_config(config)
+    finally:
+        torch.set_default_dtype(before)
     model.save_pretrained(folder)
     old = {"min_pixels": 3136, "max_pixels": 12845056, "patch_size": 14, "image_processor_type": "Qwen2VLImageProcessor"}
     new = {"size": {"shortest_edge": 65536, "longest_edge": 16777216}, "patch_size": 16, "image_processor_type": "Qwen2VLImageProcessorFast"}

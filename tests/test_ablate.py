@@ -1,7 +1,7 @@
 """The evidence: arms, statistics, what is run again and what is not; and the ways in which a forecast can reach the action."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -110,9 +110,28 @@ def test_one_seed_has_no_interval():
     assert np.isnan(record["pairs"]["tracer1-stage1"]["ci95"]).all() and "nan" not in exam.ablation_table(record)
 
 
-@pytest.mark.parametrize("argv", [["--arms", "tracer2"], ["--seeds", "0"], ["--jobs", "0"], ["--limit", "0"]])
+def test_a_folder_of_another_configuration_is_not_played(tmp_path):
+    folder = tmp_path / "tracer1-0"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(asdict(parse_config(["--eval_tasks", "20", "--eval_split", "dev", "--gamma", "0.1"]))))
+    with pytest.raises(ValueError, match=r"other settings \(gamma\)"):
+        exam.run_arm("tracer1", 0, tmp_path, BUDGET, [], 300, 1, "dev")
+
+
+def test_budgets_come_from_the_flags(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(exam, "ablate", lambda *a: asked.append(a[4]) or exam.die("enough"))
+    for flags in ("", "--stage1_updates 3 --stage2_updates=2"):
+        with pytest.raises(SystemExit):
+            exam.main(["--ablate", "--output_dir", str(tmp_path), "--flags", flags])
+    assert asked == [{"one": 300, "two": 200, "all": 500}, {"one": 3, "two": 2, "all": 5}]
+
+
+@pytest.mark.parametrize("argv", [["--arms", "tracer2"], ["--seeds", "0"], ["--jobs", "0"], ["--limit", "0"],
+                                  ["--split", "composition"], ["--flags", "--gamma 0.5 --seed 3"], ["--flags", "--group_size 0"]])
 def test_bad_input_ends_with_one_line(argv, dies):
-    assert argv[0] in dies(exam.main, ["--ablate", *argv])
+    line = dies(exam.main, ["--ablate", *argv])
+    assert argv[0] in line or argv[1].split()[0] in line
 
 
 def test_a_place_that_cannot_be_written_ends_with_one_line(tmp_path, dies):

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("envs", "rewards", "agent", "eval", "train")  # each stands only on those before it
-CORE_LINES, ALL_LINES, MAX_FUNCTION = 3200, 4700, 60
+CORE_LINES, ALL_LINES, MAX_FUNCTION = 3200, 4730, 60
 # Read when needed: loaders, official rules, tools of other benchmarks, the evidence. All else is the path that explains the method.
 ADAPTERS = {"envs": ("Recorded data sets", "The toolbox"), "eval": ("Recorded benchmarks", "Tool use", "Ablations")}
 
