@@ -11,7 +11,6 @@ forecasts in a row have in common, the share that agrees (similarity 1).
 """
 
 import argparse
-import dataclasses
 import itertools
 import json
 import math
@@ -741,11 +740,11 @@ def run_arm(arm: str, seed: int, root: Path, budget: dict, common: list[str], li
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--output_dir", str(folder), "--seed", str(seed), "--threads", str(threads),
                "--warmup_dir", str(root / "warmup"), "--eval_split", "dev", "--eval_tasks", "20", *asked]
     if (folder / "config.json").exists():
-        from train import parse_config
+        from train import changes, parse_config
 
-        made, wanted = parse_json((folder / "config.json").read_text(), str(folder / "config.json")), dataclasses.asdict(parse_config(command[2:]))
-        if changed := [n for n in wanted if n not in ("output_dir", "warmup_dir", "threads", "resume") and made.get(n) != wanted[n]]:
-            raise ValueError(f"{folder} was made with other settings ({', '.join(changed)}): use another --output_dir")
+        made = parse_json((folder / "config.json").read_text(), str(folder / "config.json"))
+        if changed := changes(made, parse_config(command[2:]), ("output_dir", "warmup_dir", "threads", "resume")):
+            raise ValueError(f"{folder} was made with other settings ({changed}): use another --output_dir")
     if not (folder / "adapter").exists():
         with open(root / f"{owner}-{seed}.log", "a") as log:
             if subprocess.run([*command, *(["--resume"] if (folder / "config.json").exists() else [])], stdout=log, stderr=log).returncode:

@@ -190,6 +190,12 @@ def parse_config(argv: list[str] | None = None) -> Config:
     return config
 
 
+def changes(before: dict, config: Config, free: tuple[str, ...]) -> str:
+    """The settings of a config.json that another config has otherwise, but those in `free`: "gamma 0.1, not 0.9"; empty for none."""
+    now = dataclasses.asdict(config)
+    return ", ".join(f"{n} {before.get(n)!r}, not {now[n]!r}" for n in now if n not in free and before.get(n) != now[n])
+
+
 def parse_data(text: str) -> list[tuple[str, str, float]]:
     """--data -> (name, root, weight) of each set; one line and exit code 2 for a set or a folder that is not there."""
     sources = []
@@ -665,11 +671,10 @@ class Run:
             before.setdefault("env", "toy-gui")  # older runs know no other world
         except ValueError as error:
             die(f"--resume: {path} is damaged: {error}")
-        now = dataclasses.asdict(self.config)
         free = ("resume", "output_dir", "threads", "micro_batch", "save_every", "gradient_checkpointing",  # they do not change the result
                 "sample_batch", "load_in_4bit")  # this changes the draws to come only, and this is not asked again
-        if changed := [name for name in now if name not in free and before.get(name) != now[name]]:
-            die(f"--resume: {path} was made with other settings: " + ", ".join(f"{n} {before.get(n)!r}, not {now[n]!r}" for n in changed))
+        if changed := changes(before, self.config, free):
+            die(f"--resume: {path} was made with other settings: {changed}")
         if (self.folder / "checkpoint.pt").exists():
             try:
                 self.state = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=True)

@@ -114,7 +114,7 @@ def test_a_folder_of_another_configuration_is_not_played(tmp_path):
     folder = tmp_path / "tracer1-0"
     (folder / "adapter").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(asdict(parse_config(["--eval_tasks", "20", "--eval_split", "dev", "--gamma", "0.1"]))))
-    with pytest.raises(ValueError, match=r"other settings \(gamma\)"):
+    with pytest.raises(ValueError, match=r"other settings \(gamma 0.1, not 0.9\)"):
         exam.run_arm("tracer1", 0, tmp_path, BUDGET, [], 300, 1, "dev")
 
 
