@@ -130,9 +130,18 @@ class Policy:
     image_processor: object
     peft: object = None
     far_first: bool = False   # forecasts are written from far to near (--order far)
-    banned: list[int] = field(default_factory=list)   # see suppressed()
     breaks: dict[int, int] = field(default_factory=dict)   # see line_breaks()
     name: str = ""
+    suppressed: "torch.Tensor" = field(init=False)   # ids of the tokens that no answer may contain
+
+    def __post_init__(self):
+        """All special tokens are suppressed (image pads above all: the next forward would fail), but the end and the marks that
+        Qwen2-VL and UI-TARS put around a point."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        specials = {*self.tokenizer.all_special_ids, *(i for i, t in added if t.special), self.image_token, self.core.config.video_token_id}
+        marks = {i for i, t in added if t.content in ("<|box_start|>", "<|box_end|>")}
+        unnamed = range(len(self.tokenizer), self.core.config.text_config.vocab_size)  # rows of the head that no token has
+        self.suppressed = torch.tensor(sorted({*specials, *unnamed} - marks - {self.tokenizer.eos_token_id}), device=self.device)
 
     @property
     def device(self) -> "torch.device":
@@ -150,17 +159,6 @@ class Policy:
     def toy_scale(self) -> int:
         """How large the toy GUI is drawn for this model: 768 x 576 px are 432 tokens of a Qwen3-VL, and its words are as high as on real screens."""
         return 1 if self.tiny else 6
-
-    def suppressed(self) -> list[int]:
-        """Tokens that no answer may contain: all special ones (image pads above all: the next forward would fail), but the end and
-        the marks that Qwen2-VL and UI-TARS put around a point."""
-        if not self.banned:  # asked for at every token: worked out once
-            added = self.tokenizer.added_tokens_decoder.items()
-            specials = {*self.tokenizer.all_special_ids, *(i for i, t in added if t.special), self.image_token, self.core.config.video_token_id}
-            marks = {i for i, t in added if t.content in ("<|box_start|>", "<|box_end|>")}
-            unnamed = range(len(self.tokenizer), self.core.config.text_config.vocab_size)  # rows of the head that no token has
-            self.banned = sorted({*specials, *unnamed} - marks - {self.tokenizer.eos_token_id})
-        return self.banned
 
     def line_breaks(self, token: int) -> int:
         if token not in self.breaks:  # asked for at every token: decoded once
@@ -403,8 +401,7 @@ def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch
     """Last hidden states -> log-probabilities over the tokens that may be sampled, at the sampling temperature, in fp32.
     Sampler and loss both come here: scoring at another temperature than was sampled at is the classical wrong ratio."""
     logits = policy.core.lm_head(hidden).float() / (temperature or 1.0)
-    logits[..., policy.suppressed()] = -math.inf
-    return logits.log_softmax(-1)
+    return logits.index_fill_(-1, policy.suppressed, -math.inf).log_softmax(-1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -429,9 +426,14 @@ def _norm(module, x: "torch.Tensor") -> "torch.Tensor":
 
 
 def _rotated(x: "torch.Tensor", cos: "torch.Tensor", sin: "torch.Tensor") -> "torch.Tensor":
-    """Rotary positions: x [.., S, heads, d], cos and sin [.., S, d]."""
-    half = x.shape[-1] // 2
-    return torch.addcmul(x * cos[..., None, :], torch.cat([-x[..., half:], x[..., :half]], -1), sin[..., None, :])
+    """Rotary positions: x [.., S, heads, d], cos and sin [.., S, d] of _rotary."""
+    return torch.addcmul(x * cos[..., None, :], x.roll(x.shape[-1] // 2, -1), sin[..., None, :])
+
+
+def _rotary(policy: Policy, x: "torch.Tensor", positions: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
+    """cos and sin of positions [3, P, S], [P, S, d] each; sin is negative in its first half, which meets the second half of x."""
+    cos, sin = policy.core.model.language_model.rotary_emb(x, positions)
+    return cos, torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2:]], -1)
 
 
 def _joined(*modules) -> Callable:
@@ -480,11 +482,11 @@ def _embedded(policy: Policy, ids: "torch.Tensor", prompts: Sequence[Prompt]) ->
     return [x.masked_scatter(image, pooled), *(torch.zeros_like(x).masked_scatter(image, d) for d in deepstack)]
 
 
-def shared_mask(lengths: "torch.Tensor", L: int, C: int, R: int) -> "torch.Tensor":
-    """What is added to the scores of completions where R query heads read the same keys: 0 or -inf, [P, 1, R C, L + C]."""
-    prompt = torch.arange(L, device=lengths.device) < lengths[:, None]                                    # [P, L]
-    own = torch.ones(C, C, dtype=torch.bool, device=lengths.device).tril()
-    seen = torch.cat([prompt[:, None].expand(-1, C, -1), own.expand(len(prompt), -1, -1)], 2).repeat(1, R, 1)[:, None]
+def shared_mask(lengths: "torch.Tensor", L: int, own: "torch.Tensor") -> "torch.Tensor":
+    """What is added to the scores of queries that see their prompt of `lengths` [P], not its padding up to L, and what `own` [Q, N] says of
+    the N keys behind it: 0 or -inf, [P, 1, Q, L + N]."""
+    prompt = (torch.arange(L, device=lengths.device) < lengths[:, None, None]).expand(-1, len(own), -1)   # [P, Q, L]
+    seen = torch.cat([prompt, own.to(lengths.device).expand(len(lengths), -1, -1)], 2)[:, None]
     return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)
 
 
@@ -508,7 +510,7 @@ def _forward(policy: Policy, layers: list, x: list["torch.Tensor"], positions: "
              checkpointing: bool = False) -> "torch.Tensor":
     """All layers: embeddings [P, S, hidden] at positions [3, P, S] -> last hidden states from token `first` on."""
     model, (x, *deepstack) = policy.core.model.language_model, x
-    cos, sin = model.rotary_emb(x, positions)
+    cos, sin = _rotary(policy, x, positions)
     run = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False) if checkpointing and torch.is_grad_enabled() else lambda f, *xs: f(*xs)
     for i, layer in enumerate(layers):
         skip = first if i + 1 == len(layers) else 0
@@ -536,7 +538,7 @@ class Sampling:
 def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: "torch.Generator | None" = None) -> list[list[Rollout]]:
     """G completions for each prompt: one prefill a prompt, whose keys and values all G read. Returns P lists of G rollouts."""
     P, G, device = len(prompts), how.group_size, policy.device
-    with torch.no_grad():
+    with torch.inference_mode():
         step = _decoder(policy, prompts, G, how.max_new_tokens)
         token = torch.tensor([p.ids[-1] for p in prompts], device=device).repeat_interleave(G)                      # [B], B = P G
         tokens, logprobs, ended = [], [], torch.zeros(P * G, dtype=torch.bool, device=device)
@@ -554,34 +556,33 @@ def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: 
 
 def _decoder(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) -> Callable:
     """Prefill, then the function (tokens [B], t) -> last hidden states [B, H]: token t of each completion, of at most C, and what follows
-    from it; token 0 is the last one of the prompt. Keys and values of a prompt are read once for its G completions, and
-    nothing grows: no copy a token."""
+    from it; token 0 is the last one of the prompt. Keys and values of a prompt and its G completions stand in one row, made once and filled
+    in place: [prompt | token 0 of all G | token 1 of all G ..]. The prompt is read once for all G; a mask keeps the completions apart."""
     model, (ids, lengths, positions, last) = policy.core.model.language_model, _batch_prompts(policy, prompts)
-    layers, kept = _layers(policy), []                                                                  # keys and values, layer by layer
+    layers, kept, (P, L), text = _layers(policy), [], ids.shape, policy.core.config.text_config
+    K, R = text.num_key_value_heads, text.num_attention_heads // text.num_key_value_heads
 
     def prefill(q, k, v, scaling):
-        kept.append([x.transpose(1, 2).contiguous() for x in (k, v)])                                   # [P, K, L, d]
+        kept.append(k.new_empty(2, P, K, L + C * G, k.shape[-1]))                                       # keys and values of a layer
+        kept[-1][:, :, :, :L] = torch.stack([k, v]).transpose(2, 3)
         return causal_attention(q, k, v, scaling) if q.shape[1] else q
 
-    _forward(policy, layers, _embedded(policy, ids, prompts), positions, prefill, ids.shape[1])
-    P, K, L, d = kept[0][0].shape
-    cos, sin = model.rotary_emb(kept[0][0], (last[:, None] + torch.arange(C, device=last.device)).expand(3, -1, -1))   # [P, C, d]
-    padding = (torch.arange(L, device=cos.device) >= lengths[:, None])[:, None, None] if lengths.min() < L else None
-    own = [[x.new_zeros(P, K, G, C, d) for x in pair] for pair in kept]
+    _forward(policy, layers, _embedded(policy, ids, prompts), positions, prefill, L)
+    cos, sin = _rotary(policy, kept[0], (last[:, None] + torch.arange(C, device=last.device)).expand(3, -1, -1))       # [P, C, d]
+    own = torch.eye(G).bool().repeat_interleave(R, 0).repeat(1, C)                                      # [G R, C G]
+    mask = shared_mask(lengths, L, own).to(cos.dtype)                                                   # [P, 1, G R, L + C G]
 
-    def attend(q, k, v, t, far, near, scaling):                                                         # q [P, G, H, d], k and v [P, G, K, d]
-        near[0][:, :, :, t], near[1][:, :, :, t] = k.transpose(1, 2), v.transpose(1, 2)
-        q = (q * scaling).view(P, G, K, -1, d).transpose(1, 2)                                          # [P, K, G, R, d]
-        scores = q.reshape(P, K, -1, d) @ far[0].transpose(2, 3)                                        # [P, K, G R, L]
-        scores = scores if padding is None else scores.masked_fill(padding, -math.inf)
-        p = torch.cat([scores.view(*q.shape[:-1], L), q @ near[0][:, :, :, : t + 1].transpose(3, 4)], -1).softmax(-1, torch.float32).to(q.dtype)
-        mixed = (p[..., :L].reshape(P, K, -1, L) @ far[1]).view(q.shape) + p[..., L:] @ near[1][:, :, :, : t + 1]
-        return mixed.transpose(1, 2).reshape(P, G, -1, d)
+    def attend(q, k, v, t, row, scaling):                                                               # q [P, G, H, d], k and v [P, G, K, d]
+        new = L + t * G + G
+        row[0, :, :, new - G:new], row[1, :, :, new - G:new] = k.transpose(1, 2), v.transpose(1, 2)
+        q = q.view(P, G, K, R, -1).transpose(1, 2).flatten(2, 3)                                        # [P, K, G R, d]
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, *row[:, :, :, :new], attn_mask=mask[..., :new], scale=scaling)
+        return mixed.view(P, K, G, R, -1).transpose(1, 2).flatten(2, 3)
 
     def step(tokens, t):
         x, at = model.embed_tokens(tokens).view(P, G, -1), (cos[:, t, None], sin[:, t, None])
-        for layer, far, near in zip(layers, kept, own, strict=True):
-            x = _layer(layer, x, *at, partial(attend, t=t, far=far, near=near))
+        for layer, row in zip(layers, kept, strict=True):
+            x = _layer(layer, x, *at, partial(attend, t=t, row=row))
         return _norm(model.norm, x).flatten(0, 1)
 
     return step
@@ -637,7 +638,8 @@ def completion_logprobs(policy: Policy, prompts: Sequence[Prompt], completions: 
     written = torch.cat([ends, tokens[:, :, :-1]], 2).flatten(1)                                          # each token before the one it predicts
     follow = (last[:, None] + torch.arange(C, device=device)).repeat(1, G).expand(3, -1, -1)              # [3, P, G C]
     x = _embedded(policy, torch.cat([ids, written], 1), prompts)
-    mask = shared_mask(lengths, L, C, text.num_attention_heads // text.num_key_value_heads).to(x[0].dtype)
+    own = torch.ones(C, C).tril().bool().repeat(text.num_attention_heads // text.num_key_value_heads, 1)  # a row for each that reads the same keys
+    mask = shared_mask(lengths, L, own).to(x[0].dtype)                                                    # [P, 1, R C, L + C]
     hidden = _forward(policy, _layers(policy), x, torch.cat([positions, follow], 2), partial(shared_attention, mask=mask, L=L), L, checkpointing)
     states, targets = hidden.view(P, G, C, -1)[valid], tokens[valid]
     picked = torch.cat([_picked(policy, s, t, temperature) for s, t in zip(states.split(2048), targets.split(2048), strict=True)])

@@ -3,7 +3,7 @@
 reading: AndroidControl shards written here with screens of 1080 x 2400 px (PNG, 0.46 MB: the real set's 47 GB are 0.47 MB a step) and
     accessibility forests of 300 nodes; steps per second on one thread, without and with decoding the screenshots.
 trl: an iteration of this project beside one of TRL's GRPOTrainer (pip install 'trl==1.16.*'): same tiny checkpoint with LoRA, same
-    screenshots, prompts, G, no end token (so that all completions have the full length), no KL (beta 0), all rows in one micro-batch;
+    screenshots, prompts, G, no end token (so that all completions have the full length), no KL (beta 0), the same micro-batches;
     TRL with its memory options (gradient checkpointing, fused head: its defaults). Each side runs in a process of its own, the two in
     turns. An iteration is images to optimiser step; sampling is everything before the loss. Peak memory is ru_maxrss less what was
     resident after imports, loading and building the trainer.
@@ -81,14 +81,16 @@ def reading(steps: int) -> dict:
 # ---- beside TRL -------------------------------------------------------------------------------------------------------------------
 
 G = 8
-SHAPES = {  # prompts, side of the square screenshot in px (0: the toy's own 128 x 96), completion tokens
-    "toy": (4, 0, 64),
-    "1024": (2, 512, 128),
+SHAPES = {  # prompts, side of the square screenshot in px (0: the toy's own 128 x 96), completion tokens, prompts in a micro-batch
+    "toy": (4, 0, 64, 4),
+    "1024": (2, 512, 128, 2),
+    "4x1024": (4, 512, 128, 4),
+    "4x1024-halves": (4, 512, 128, 2),
 }
 
 
 def observations(shape: str) -> list[Observation]:
-    prompts, side, _ = SHAPES[shape]
+    prompts, side, *_ = SHAPES[shape]
     seen = []
     for i in range(prompts):
         o = ToyGUI("train").reset(i)[0]
@@ -125,9 +127,11 @@ def signal(text: str) -> float:
 
 def loaded(folder: str | Path, **how) -> agent.Policy:
     """The policy with fresh adapters; nobody may write the end token."""
+    import torch
+
     policy = agent.load_policy(folder, **how)
     agent.add_lora(policy, 16, 32, 0)
-    policy.banned = [*policy.suppressed(), policy.tokenizer.eos_token_id]
+    policy.suppressed = torch.cat([policy.suppressed, torch.tensor([policy.tokenizer.eos_token_id], device=policy.device)])
     return policy
 
 
@@ -199,7 +203,7 @@ def theirs(policy: agent.Policy, seen: list[Observation], length: int, iteration
     settings = GRPOConfig(
         folder, use_cpu=policy.device.type == "cpu", bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16, num_generations=G,
         per_device_train_batch_size=rows or every, gradient_accumulation_steps=every // (rows or every), max_completion_length=length,
-        max_steps=iterations + 1, beta=0.0, temperature=1.0, top_p=1.0, top_k=0, generation_kwargs={"suppress_tokens": policy.banned},
+        max_steps=iterations + 1, beta=0.0, temperature=1.0, top_p=1.0, top_k=0, generation_kwargs={"suppress_tokens": policy.suppressed.tolist()},
         learning_rate=1e-6, report_to="none", save_strategy="no", shuffle_dataset=False, dataloader_pin_memory=False, disable_tqdm=True)
     trainer = Timed(policy.peft, [lambda completions, **_: [signal(c[-1]["content"]) for c in completions]], settings, data,
                     processing_class=processor(policy), callbacks=[Clock()])
@@ -221,8 +225,9 @@ def side(name: str, shape: str, iterations: int, threads: int, folder: str) -> N
     import torch
 
     torch.set_num_threads(threads)
-    policy, seen, length = loaded(folder, max_pixels=SHAPES[shape][1] ** 2), observations(shape), SHAPES[shape][2]
-    print(json.dumps(ours(policy, seen, length, iterations) if name == "ours" else theirs(policy, seen, length, iterations, folder + "/trl")))
+    _, pixels, length, prompts = SHAPES[shape]
+    how = loaded(folder, max_pixels=pixels**2), observations(shape), length, iterations
+    print(json.dumps(ours(*how, prompts * G) if name == "ours" else theirs(*how, folder + "/trl", prompts * G)))
 
 
 def beside_trl(shape: str, iterations: int, rounds: int, threads: int) -> dict:

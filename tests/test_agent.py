@@ -43,7 +43,7 @@ def nudge(policy: agent.Policy, **bias: float):
     """From now on (or inside a with block) the model's head favours the end token or those that no answer may contain."""
     table = torch.zeros(policy.core.config.text_config.vocab_size)
     for name, value in bias.items():
-        table[{"suppressed": policy.suppressed(), "eos": policy.tokenizer.eos_token_id}[name]] = value
+        table[{"suppressed": policy.suppressed, "eos": policy.tokenizer.eos_token_id}[name]] = value
     return policy.core.lm_head.register_forward_hook(lambda module, args, out: out + table)
 
 
@@ -54,7 +54,7 @@ def plain_logprobs(policy: agent.Policy, observation: Observation, ids: list[int
     logits = policy.core(input_ids=row, pixel_values=pixels["pixel_values"], image_grid_thw=pixels["image_grid_thw"],
                          mm_token_type_ids=(row == policy.image_token).int(), use_cache=False).logits[0]
     logits = logits[len(ids) - 1:-1].float() / temperature
-    logits = logits.index_fill(1, torch.tensor(policy.suppressed()), -torch.inf)
+    logits = logits.index_fill(1, policy.suppressed, -torch.inf)
     return logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
@@ -234,7 +234,7 @@ def test_sampling_follows_the_distribution(policy):
     rollouts = sample(policy, prompt, Sampling(1, n, 0.7, 1), torch.Generator().manual_seed(0))[0]
     counts = torch.bincount(torch.tensor([r.completion_ids[0] for r in rollouts]), minlength=policy.core.config.text_config.vocab_size)
     with torch.no_grad():
-        allowed = [i for i in range(len(counts)) if i not in policy.suppressed()]
+        allowed = [i for i in range(len(counts)) if i not in policy.suppressed]
         logprobs = torch.stack([plain_logprobs(policy, observe(0), prompt[0].ids, [i], 0.7)[0] for i in allowed])
     expected = logprobs.exp() * n
     assert expected.sum().item() == pytest.approx(n, rel=1e-4) and counts[allowed].sum() == n
@@ -249,7 +249,7 @@ def test_greedy_is_deterministic_and_takes_the_best_token_each_time(tuned):
     first, second = (sample(tuned, prompt, Sampling(5, 2, 0.0, 8))[0] for _ in range(2))
     assert first[0].completion_ids == first[1].completion_ids == second[0].completion_ids
     written = []
-    allowed = [i for i in range(tuned.core.config.text_config.vocab_size) if i not in tuned.suppressed()]
+    allowed = [i for i in range(tuned.core.config.text_config.vocab_size) if i not in tuned.suppressed]
     with torch.no_grad():
         pixels = tuned.image_processor(images=[observation.screenshot()], return_tensors="pt")
         while len(written) < 8 and tuned.tokenizer.eos_token_id not in written:
@@ -270,12 +270,12 @@ def test_the_same_generator_gives_the_same_samples(policy):
 @pytest.mark.parametrize("temperature", [1.0, 0.0])
 def test_suppressed_tokens_are_never_sampled(policy, temperature):
     names = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|endoftext|>", "<|im_start|>", "<unk>"]
-    assert policy.suppressed() == sorted(policy.tokenizer.convert_tokens_to_ids(names))
+    assert policy.suppressed.tolist() == sorted(policy.tokenizer.convert_tokens_to_ids(names))
     with nudge(policy, suppressed=100.0):
         prompts = encode(policy, [observe(0), observe(1)], 5)
         rollouts = sample(policy, prompts, Sampling(5, 32, temperature), torch.Generator().manual_seed(0))
     written = {t for group in rollouts for r in group for t in r.completion_ids}
-    assert written and not written & set(policy.suppressed())
+    assert written and not written & set(policy.suppressed.tolist())
     assert all(p > -50 for group in rollouts for r in group for p in r.old_logprobs)  # what may be sampled shares all probability
 
 
@@ -327,7 +327,7 @@ def shared_and_plain(policy: agent.Policy, temperature: float, checkpointing: bo
     """(value, gradients, layer forwards) of one weighted sum of log-probabilities, by completion_logprobs and by plain one-row forwards."""
     observations = [observe(0), observe(7, steps=4, plan=(Action("back"),)), observe(3, scale=2)]
     prompts, generator = encode(policy, observations, 5), torch.Generator().manual_seed(0)
-    allowed = torch.tensor([i for i in range(100) if i not in policy.suppressed()])
+    allowed = torch.tensor([i for i in range(100) if i not in policy.suppressed])
     completions = [[allowed[torch.randint(len(allowed), (n,), generator=generator)].tolist() for n in row]
                    for row in ((3, 7, 1), (5, 2, 9), (4, 4, 6))]
     weight = torch.randn(3, 3, 9, generator=generator)
@@ -379,7 +379,7 @@ def test_two_calls_give_what_one_square_mask_gives(P, K, R, L, G, C):
     q, k, v, weight = (torch.randn(P, n, S, 4, generator=generator).requires_grad_() for n in (K * R, K, K, K * R))
     real = ((torch.arange(S) < lengths[:, None]) | (owner > 0))[:, None, :, None]  # what padding computes is nobody's business
     found = []
-    rows, mask = [x.transpose(1, 2) for x in (q, k, v)], agent.shared_mask(lengths, L, C, R)
+    rows, mask = [x.transpose(1, 2) for x in (q, k, v)], agent.shared_mask(lengths, L, torch.ones(C, C).tril().bool().repeat(R, 1))
     for out in (agent.shared_attention(*rows, mask, L, 0.3).transpose(1, 2),
                 torch.nn.functional.scaled_dot_product_attention(q, k.repeat_interleave(R, 1), v.repeat_interleave(R, 1), allowed, scale=0.3)):
         found.append([out * real, *torch.autograd.grad((out * real * weight).sum(), (q, k, v))])

@@ -336,7 +336,7 @@ def test_trl_trains_with_our_rewards(tiny, tmp_path):
         return found
 
     settings = trl.GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=4, num_generations=4, max_completion_length=6,
-                              max_steps=2, beta=0.0, generation_kwargs={"suppress_tokens": policy.suppressed()}, report_to="none",
+                              max_steps=2, beta=0.0, generation_kwargs={"suppress_tokens": policy.suppressed.tolist()}, report_to="none",
                               save_strategy="no", dataloader_pin_memory=False, disable_tqdm=True)
     trainer = trl.GRPOTrainer(policy.peft, [first, trl_reward(parse_forecast, stage=2, horizon=3)], settings, datasets.Dataset.from_list(rows),
                               processing_class=bench.processor(policy))

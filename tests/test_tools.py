@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -269,8 +270,8 @@ def test_training_goes_on_with_broken_tools(speaker, tmp_path, monkeypatch):
     small = {"horizon": 2, "group_size": 4, "prompts_per_update": 2, "stage1_updates": 1, "stage2_updates": 2, "model": speaker,
              "train_tasks": 20, "eval_tasks": 3, "threads": 1, "env": "toy-tools", "output_dir": "run"}
     monkeypatch.setattr(envs.ToyTools, "serve", lambda self, text: ("broken", "broken", ()))
-    monkeypatch.setattr(agent.Policy, "suppressed", lambda self, real=agent.Policy.suppressed: sorted(
-        set(range(len(self.tokenizer))) - {self.tokenizer.get_vocab()[w] for w in ("call", "read", "apple", "<|im_end|>")}))
+    monkeypatch.setattr(agent.Policy, "__post_init__", lambda self: setattr(self, "suppressed", torch.tensor(sorted(
+        set(range(len(self.tokenizer))) - {self.tokenizer.get_vocab()[w] for w in ("call", "read", "apple", "<|im_end|>")}))))
     train.main([f"--{name}={value}" for name, value in small.items()])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3 and "tool_errors" not in lines[0] and lines[2]["reward"] == 0.0 and lines[1]["tool_errors"] > 0
