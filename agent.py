@@ -25,9 +25,11 @@ import argparse
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -191,6 +193,8 @@ def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str 
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, BitsAndBytesConfig
     from transformers.utils import cached_file
 
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # tells of a kernel for 4 bits that is not used here
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # a matter between peft and transformers
     try:
         config = AutoConfig.from_pretrained(path)
         if config.model_type not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
@@ -389,10 +393,9 @@ def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Te
     lengths = torch.tensor([len(p.ids) for p in prompts])
     ids = torch.tensor([p.ids + [policy.tokenizer.pad_token_id] * (int(lengths.max()) - len(p.ids)) for p in prompts])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    grids = torch.stack([p.grid for p in prompts])
     # Explicit positions: the model would otherwise keep rope_deltas of whatever it last saw and continue wrongly.
-    kinds = (ids == policy.image_token).int()
-    positions, _ = policy.core.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grids, attention_mask=mask)
+    positions, _ = policy.core.model.get_rope_index(
+        ids, mm_token_type_ids=(ids == policy.image_token).int(), image_grid_thw=torch.stack([p.grid for p in prompts]), attention_mask=mask)
     last = positions.amax(0).gather(1, lengths[:, None] - 1)[:, 0]
     return tuple(x.to(policy.device) for x in (ids[:, :-1], lengths - 1, positions[:, :, :-1], last))
 
@@ -597,8 +600,7 @@ def sample_all(policy: Policy, prompts: Sequence[Prompt], how: Sampling, draw: C
 
 
 def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int) -> Rollout:
-    eos = policy.tokenizer.eos_token_id
-    finished = eos in tokens
+    finished = (eos := policy.tokenizer.eos_token_id) in tokens
     tokens = tokens[: tokens.index(eos) + 1] if finished else tokens
     text = policy.tokenizer.decode([t for t in tokens if t != eos])
     forecast, error = parse_forecast(text, horizon, policy.frame(prompt.grid), policy.far_first)
