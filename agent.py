@@ -1,8 +1,9 @@
 """agent.py: the mind. Prompt, parser, small VLM, sampler, log-probabilities, plan-act loop.
 
-What the model sees, and the grammar of its answer (the same for the tiny model and for a hub model):
+What the model sees, and the grammar of its answer (the same for the tiny model and for a hub
+model):
 
-    system     SYSTEM below (the tiny model's chat template leaves it out: its warm start has taught it the grammar)
+    system     SYSTEM below (the tiny model's template leaves it out: its warm start has taught it)
     user       task: Account: type amber in Name; finish
                past: click Account; click Title failed
                plan: type amber; click Save                <- only with --carry_forecast
@@ -13,140 +14,191 @@ What the model sees, and the grammar of its answer (the same for the tiny model 
                click Save
                done
 
-One action a line: `kind text`, and for kinds that point optionally ` (x, y)` at the end, in the frame of the model family
-(0..1000 of each side for Qwen3-VL). Kinds and what their text says: envs.KINDS. `done`, `fail` and `answer` come last.
-With --order far the prompt ends in `next 5 far to near:` and the lines come in that order, so that the action which is executed,
-the last line, is written after the forecast and can depend on it.
+One action a line: `kind text`, and for kinds that point optionally ` (x, y)` at the end, in the
+frame of the model family (0..1000 of each side for Qwen3-VL). Kinds and what their text says:
+envs.KINDS. `done`, `fail` and `answer` come last. With --order far the prompt ends in `next 5 far
+to near:` and the lines come in that order, so that the action which is executed, the last line, is
+written after the forecast and can depend on it.
 
-`python agent.py --run DIR` plays one episode and draws it.
-"""
+Sampling and scoring stand here in the plainest form that is right: each completion is a row of its
+own, computed by the model's own forward. It is the reference. How the same numbers are computed
+several times faster is shown in extras/shared_prompt.py, which is what train.py uses by default.
 
-import argparse
-import dataclasses
+Letters of shapes: P prompts, G completions of each, B = P * G rows, L tokens of a prompt, C of a
+completion, S = L + C, H hidden size, V words."""
+
 import itertools
 import json
 import logging
 import math
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from envs import DIRECTIONS, ICONS, KINDS, POINTING, SCREEN_WORDS, TERMINAL, Action, Example, Observation, die
+import torch
+from PIL import Image
 
-if "torch" not in sys.modules and {"-h", "--help"} & set(sys.argv):
-    torch = None  # --help answers at once: importing torch and transformers takes longer than all the rest
-else:
-    import torch
+from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAgent, die
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Prompt and parser
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- prompt and parser --------------------------------------------------------------------------
+
+
+def action_table() -> str:
+    """One line a kind of action, as the system prompt shows it."""
+    lines = []
+    for kind, text in KINDS.items():
+        lines.append(f"{kind} {{{text}}}" if text else kind)
+    return "\n".join(lines)
+
 
 SYSTEM = (
-    "You operate a device. Look at the screenshot and forecast the next steps: one action a line, the nearest first (the farthest first "
-    "when asked for `far to near`), as many as asked for or until the task ends, and nothing else. A line is a kind and its text:\n"
-    + "\n".join(f"{kind} {{{text}}}" if text else kind for kind, text in KINDS.items())
-    + "\nElements are named by the words that stand on the screen; where one stands may follow as (x, y)."
+    "You operate a device. Look at the screenshot and forecast the next steps: one action a line, "
+    "the nearest first (the farthest first when asked for `far to near`), as many as asked for or "
+    "until the task ends, and nothing else. A line is a kind and its text:\n"
+    + action_table()
+    + "\nElements are named by the words that stand on the screen; "
+    "where one stands may follow as (x, y)."
     "\nExample of an answer to `next 4:`\nclick Name\ntype amber\nclick Save\ndone"
 )
 
 
 def plain(text: str) -> str:
-    """Text of others inside a prompt: an action that types `<|image_pad|>` must not become that token."""
+    """Text of others inside a prompt: an action that types `<|image_pad|>` must not become that
+    token."""
     return text.replace("<|", "< |")
 
 
 def build_prompt(observation: Observation, horizon: int, far_first: bool = False) -> list[dict]:
-    """The one prompt of training and evaluation, as chat messages; the image stands for the screenshot."""
-    lines = [f"task: {plain(observation.instruction)}", f"past: {plain('; '.join(observation.history)) or 'none'}"]
+    """The one prompt of training and evaluation, as chat messages; the image stands for the
+    screenshot.
+
+    The screenshot comes after the task, so that under causal attention its tokens know what is
+    asked."""
+    history = "; ".join(observation.history) if observation.history else "none"
+    before = f"task: {plain(observation.instruction)}\npast: {plain(history)}\n"
     if observation.plan:
-        lines.append("plan: " + plain("; ".join(map(str, observation.plan))))
-    # The screenshot comes after the task, so that under causal attention its tokens know what is asked of them.
-    return [{"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
-            {"role": "user", "content": [{"type": "text", "text": "\n".join(lines) + "\n"}, {"type": "image"},
-                                         {"type": "text", "text": f"\nnext {horizon}{' far to near' if far_first else ''}:"}]}]
+        plan = "; ".join(str(action) for action in observation.plan)
+        before += f"plan: {plain(plan)}\n"
+    order = " far to near" if far_first else ""
+    user = [
+        {"type": "text", "text": before},
+        {"type": "image"},
+        {"type": "text", "text": f"\nnext {horizon}{order}:"},
+    ]
+    system = [{"type": "text", "text": SYSTEM}]
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
 def format_forecast(actions: Sequence[Action], far_first: bool = False) -> str:
     """The text that parse_forecast reads back (points are left to the tool agent)."""
-    return "\n".join(map(str, actions[::-1] if far_first else actions))
+    written = reversed(actions) if far_first else actions
+    return "\n".join(str(action) for action in written)
 
 
-_POINT = re.compile(r"\s*\(\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*,\s*(-?\d{1,6}(?:\.\d{1,6})?)\s*\)\s*$")
+NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
+POINT_AT_THE_END = re.compile(rf"\s*\(\s*({NUMBER})\s*,\s*({NUMBER})\s*\)\s*$")
 
 
-def parse_forecast(text: str, horizon: int, frame: tuple[float, float] = (1000.0, 1000.0),
-                   far_first: bool = False) -> tuple[list[Action], str | None]:
-    """Model text -> (the actions up to the first line that cannot be read, what was wrong with it or None).
+def parse_forecast(
+    text: str,
+    horizon: int,
+    frame: tuple[float, float] = (1000.0, 1000.0),
+    far_first: bool = False,
+) -> tuple[list[Action], str | None]:
+    """Model text -> (the actions up to the first line that cannot be read, what was wrong or None).
 
-    Never raises and never executes anything. `frame`: what the model takes for the width and height of the screen; points
-    come back in 0..1. What stands before `</think>` is not part of the answer. `far_first`: the lines are read from the last one up.
+    Never raises and never executes anything. `frame`: what the model takes for the width and
+    height of the screen; points come back in 0..1. What stands before `</think>` is not part of
+    the answer. `far_first`: the lines are read from the last one up.
 
-    >>> parse_forecast("click Save (500, 250)\\ndone", 5)
-    ([Action(kind='click', text='Save', point=(0.5, 0.25)), Action(kind='done', text='', point=None)], None)
-    >>> parse_forecast("click Save\\n__import__('os')", 5)
-    ([Action(kind='click', text='Save', point=None)], 'line 2: unknown action kind "__import__(\\'os\\')"')
+    >>> parse_forecast("click Save (500, 250)\\ndone", 5)[0]
+    [Action(kind='click', text='Save', point=(0.5, 0.25)), Action(kind='done', text='', point=None)]
+    >>> parse_forecast("click Save\\n__import__('os')", 5)[1]
+    'line 2: unknown action kind "__import__(\\'os\\')"'
     """
-    lines = [line.strip() for line in text.rsplit("</think>", 1)[-1].split("\n")]
-    lines, actions = [line for line in (reversed(lines) if far_first else lines) if line], []
+    answer = text.rsplit("</think>", 1)[-1]
+    lines = [line.strip() for line in answer.split("\n")]
+    lines = [line for line in lines if line]
+    if far_first:
+        lines.reverse()
+    actions = []
     for number, line in enumerate(lines, 1):
         if len(actions) == horizon:
             return actions, f"line {number}: more than the {horizon} steps asked for"
         if actions and actions[-1].kind in TERMINAL:
             return actions, f"line {number}: text after {actions[-1].kind}"
-        kind, _, rest = line.partition(" ")
-        rest, point = rest.strip(), None
-        if kind in POINTING and (match := _POINT.search(rest)):
-            rest, point = rest[: match.start()], (float(match[1]) / frame[0], float(match[2]) / frame[1])
-        if KINDS.get(kind) and not rest and point is None and kind not in TERMINAL:
-            return actions, f"line {number}: {kind} without its text"
-        if kind in KINDS and not KINDS[kind] and rest:
-            return actions, f"line {number}: text after {kind}"
         try:
-            actions.append(Action(kind, "" if kind in ("done", "fail") else rest, point))
+            actions.append(parse_line(line, frame))
         except ValueError as error:
             return actions, f"line {number}: {error}"
-    return actions, None if actions else "nothing to read"
+    if not actions:
+        return [], "nothing to read"
+    return actions, None
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The policy: a Qwen-VL with LoRA on its language model
-# ----------------------------------------------------------------------------------------------------------------------
+def parse_line(line: str, frame: tuple[float, float]) -> Action:
+    """One line -> one action; ValueError says why it is none."""
+    kind, _, text = line.partition(" ")
+    text = text.strip()
+    point = None
+    at_the_end = POINT_AT_THE_END.search(text)
+    if kind in POINTING and at_the_end:
+        text = text[: at_the_end.start()]
+        point = (float(at_the_end[1]) / frame[0], float(at_the_end[2]) / frame[1])
+    takes_text = bool(KINDS.get(kind))
+    if takes_text and not text and point is None and kind not in TERMINAL:
+        raise ValueError(f"{kind} without its text")
+    if kind in KINDS and not takes_text and text:
+        raise ValueError(f"text after {kind}")
+    if kind in ("done", "fail"):  # a model may add why; nobody reads it
+        text = ""
+    return Action(kind, text, point)
 
+
+# ---- the policy: a Qwen-VL with LoRA on its language model --------------------------------------
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A way to compute: how completions are sampled, and how their log-probabilities are scored.
+
+    REFERENCE (below) goes through the model's own forward, extras/shared_prompt.SHARED computes a
+    prompt once for all its completions. Both have the signatures of `sample` and
+    `completion_logprobs`."""
+
+    sample: Callable
+    completion_logprobs: Callable
 
 
 @dataclass
 class Policy:
-    """A model with all that is needed to talk to it. `core` is the transformers model (LoRA layers act inside it once
-    `add_lora` or `load_adapter` was called); `peft` is the wrapper that can switch them off and save them."""
+    """A model with all that is needed to talk to it.
 
-    core: "torch.nn.Module"
+    `core` is the transformers model; LoRA layers act inside it once `add_lora` or `load_adapter`
+    was called. `peft` is the wrapper that can switch them off and save them."""
+
+    core: torch.nn.Module
     tokenizer: object
     image_processor: object
-    peft: object = None
-    far_first: bool = False   # forecasts are written from far to near (--order far)
-    breaks: dict[int, int] = field(default_factory=dict)   # see line_breaks()
+    forward: Forward
     name: str = ""
-    suppressed: "torch.Tensor" = field(init=False)   # ids of the tokens that no answer may contain
+    peft: object = None
+    far_first: bool = False  # forecasts are written from far to near (--order far)
+    suppressed: torch.Tensor = field(init=False)  # ids of the tokens that no answer may contain
+    breaks: dict[int, int] = field(default_factory=dict)  # see line_breaks()
 
     def __post_init__(self):
-        """All special tokens are suppressed (image pads above all: the next forward would fail), but the end and the marks that
-        Qwen2-VL and UI-TARS put around a point."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        specials = {*self.tokenizer.all_special_ids, *(i for i, t in added if t.special), self.image_token, self.core.config.video_token_id}
-        marks = {i for i, t in added if t.content in ("<|box_start|>", "<|box_end|>")}
-        unnamed = range(len(self.tokenizer), self.core.config.text_config.vocab_size)  # rows of the head that no token has
-        self.suppressed = torch.tensor(sorted({*specials, *unnamed} - marks - {self.tokenizer.eos_token_id}), device=self.device)
+        self.suppressed = torch.tensor(forbidden_tokens(self), device=self.device)
 
     @property
-    def device(self) -> "torch.device":
+    def device(self) -> torch.device:
         return self.core.device
 
     @property
@@ -155,163 +207,267 @@ class Policy:
 
     @property
     def tiny(self) -> bool:
+        """The project's own model (extras/tiny_vlm.py), whose vocabulary is a few hundred whole
+        words."""
         return self.core.config.text_config.vocab_size < 1000
 
     @property
     def toy_scale(self) -> int:
-        """How large the toy GUI is drawn for this model: 768 x 576 px are 432 tokens of a Qwen3-VL, and its words are as high as on real screens."""
+        """How large the toy worlds are drawn for this model: 768 x 576 px are 432 tokens of a
+        Qwen3-VL, and its words are as high as on real screens."""
         return 1 if self.tiny else 6
 
     def line_breaks(self, token: int) -> int:
-        if token not in self.breaks:  # asked for at every token: decoded once
+        """How many line breaks a token holds; asked for at every token, so decoded once."""
+        if token not in self.breaks:
             self.breaks[token] = self.tokenizer.decode([token]).count("\n")
         return self.breaks[token]
 
-    def frame(self, grid: "torch.Tensor") -> tuple[float, float]:
-        """What the family takes for the width and height of a screen: Qwen2-VL (UI-TARS v1) and Qwen3-VL (GUI-Owl 1.5) count 0..1000,
-        Qwen2.5-VL (UI-TARS 1.5, GUI-Owl) the pixels of the screenshot as the image processor resized it."""
+    def frame(self, grid: torch.Tensor) -> tuple[float, float]:
+        """What the family takes for the width and height of a screen of `grid` [3] patches (t, h,
+        w).
+
+        Qwen2-VL (UI-TARS v1) and Qwen3-VL (GUI-Owl 1.5) count 0..1000; Qwen2.5-VL (UI-TARS 1.5,
+        GUI-Owl) counts the pixels of the screenshot as the image processor resized it."""
         if self.core.config.model_type != "qwen2_5_vl":
             return 1000.0, 1000.0
-        return float(grid[2] * self.image_processor.patch_size), float(grid[1] * self.image_processor.patch_size)
+        patch = self.image_processor.patch_size
+        return float(grid[2] * patch), float(grid[1] * patch)
 
     def max_new_tokens(self, horizon: int) -> int:
-        """Room for `horizon` lines: three tokens each in the tiny model's whole-word vocabulary, five where it speaks of tools
-        ("call add 3 4" and the line's end), 24 in a hub model's."""
-        return horizon * (24 if not self.tiny else 5 if "=" in self.tokenizer.get_vocab() else 3)
+        """Room for `horizon` lines."""
+        if not self.tiny:
+            return horizon * 24
+        speaks_of_tools = "=" in self.tokenizer.get_vocab()
+        if speaks_of_tools:
+            return horizon * 5  # "call add 3 4" and the line's end
+        return horizon * 3  # "click Save" and the line's end: words are whole tokens
 
 
-def load_policy(path: str | Path, adapter: str | Path | None = None, dtype: str = "", device: str = "", max_pixels: int = 0,
-                load_in_4bit: bool | None = False) -> Policy:
-    """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the same lines.
+def forbidden_tokens(policy: Policy) -> list[int]:
+    """Ids that are never sampled: special tokens (an image pad would make the next forward fail)
+    and rows of the head that no token has; but not the end, and not the marks that Qwen2-VL puts
+    around a point."""
+    tokenizer = policy.tokenizer
+    forbidden = set(tokenizer.all_special_ids)
+    forbidden |= {policy.image_token, policy.core.config.video_token_id}
+    forbidden |= set(range(len(tokenizer), policy.core.config.text_config.vocab_size))
+    allowed = {tokenizer.eos_token_id}
+    for number, token in tokenizer.added_tokens_decoder.items():
+        if token.special:
+            forbidden.add(number)
+        if token.content in ("<|box_start|>", "<|box_end|>"):
+            allowed.add(number)
+    return sorted(forbidden - allowed)
 
-    `adapter`: a folder in peft's format. `max_pixels`: the largest screenshot that the image processor may keep, in pixels.
-    `device`: CUDA where there is one, but the CPU for the tiny model. `dtype`: float32 on a CPU, else bfloat16, or float16 where the card
-    lacks that. `load_in_4bit`: NF4; None: where the weights would fill more than half of the memory else.
-    Raises SystemExit with one line for a folder without model or tokenizer, a model of another family, an adapter of another base.
-    """
+
+def load_policy(
+    path: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    dtype: str = "",
+    device: str = "",
+    max_pixels: int = 0,
+    load_in_4bit: bool | None = False,
+) -> Policy:
+    """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the
+    same lines.
+
+    `adapter`: a folder in peft's format. `max_pixels`: the largest screenshot that the image
+    processor may keep, in pixels. `device`: CUDA where there is one, but the CPU for the tiny
+    model. `dtype`: float32 on a CPU, else bfloat16, or float16 where the card lacks that.
+    `load_in_4bit`: NF4; None: where the weights would fill more than half of the memory else.
+    Raises SystemExit with one line for a folder without model or tokenizer, a model of another
+    family, an adapter of another base."""
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, BitsAndBytesConfig
-    from transformers.utils import cached_file
+    from transformers import AutoConfig, AutoImageProcessor
 
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # tells of a kernel for 4 bits that is not used here
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # a matter between peft and transformers
+    quiet_the_libraries()
     try:
         config = AutoConfig.from_pretrained(path)
-        if config.model_type not in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
-            die(f"{path} is a {config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported")
-        tokenizer, image_processor = AutoTokenizer.from_pretrained(path), AutoImageProcessor.from_pretrained(path)
-        if not tokenizer.chat_template and (file := cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)):
-            tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"]
-        if not tokenizer.chat_template or len(tokenizer) <= config.image_token_id:  # without files transformers makes an empty one
-            die(f"{path} has no tokenizer that fits the model")
-        device = device or ("cuda" if torch.cuda.is_available() and config.text_config.vocab_size >= 1000 else "cpu")
-        if device != "cpu":  # cuDNN's attention was seen to give NaN gradients with masks (pytorch issue 196678), and plans anew for each length
-            torch.backends.cuda.enable_cudnn_sdp(False)
-        half = "bfloat16" if device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-        kind = getattr(torch, dtype or ("float32" if device == "cpu" else half))
-        if load_in_4bit is None and (load_in_4bit := device != "cpu"):
-            with torch.device("meta"):  # half of the memory for weights leaves room for caches and activations
-                weights = sum(p.numel() for p in AutoModelForImageTextToText.from_config(config).parameters())
-            load_in_4bit = 2 * weights > torch.cuda.mem_get_info()[0] / 2
-        how = {} if not load_in_4bit else {"device_map": {"": device}, "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=kind,
-            llm_int8_skip_modules=["model.visual", "lm_head"])}  # matched from the start of a module's name: "visual" alone would not match
-        core = AutoModelForImageTextToText.from_pretrained(path, dtype=kind, **how)
+        if config.model_type not in FAMILIES:
+            die(
+                f"{path} is a {config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported"
+            )
+        tokenizer = load_tokenizer(path, config)
+        image_processor = AutoImageProcessor.from_pretrained(path)
+        core = load_core(path, config, dtype, device, load_in_4bit)
     except ImportError as error:  # bitsandbytes, where there is no build of it for this machine
-        die(f"--load_in_4bit does not work here: {str(error).strip().splitlines()[0][:200]}; --no-load_in_4bit goes without")
+        reason = str(error).strip().splitlines()[0][:200]
+        die(f"--load_in_4bit does not work here: {reason}; --no-load_in_4bit goes without")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        die(f"cannot load a vision-language model from {path}: {str(error).splitlines()[0][:200]}")
+        reason = str(error).splitlines()[0][:200]
+        die(f"cannot load a vision-language model from {path}: {reason}")
     if max_pixels:
-        low = min(image_processor.size["shortest_edge"], max_pixels // 4)  # small screens are enlarged to it and rounded up: not beyond the limit
-        image_processor.size = {"shortest_edge": low, "longest_edge": max_pixels}
-    for module in core.modules() if load_in_4bit else ():  # a CPU with AVX512-BF16 would pack the weights in the first eval forward and
-        module.support_avx512bf16_for_cpu = False          # give no gradient from then on, with no more than a warning
-    core = (core if load_in_4bit else core.to(device)).requires_grad_(False).eval()
-    patches = core.model.visual.patch_embed.proj  # a convolution whose windows do not overlap is one product, many times as fast
-    patches.forward = lambda x: torch.nn.functional.linear(x.flatten(1), patches.weight.flatten(1), patches.bias)
-    policy = Policy(core, tokenizer, image_processor, name=str(path))
+        limit_pixels(image_processor, max_pixels)
+    policy = Policy(core, tokenizer, image_processor, REFERENCE, name=str(path))
     if adapter:
         load_adapter(policy, adapter)
     return policy
 
 
+def load_tokenizer(path: str | Path, config):
+    """The tokenizer with its chat template, which some checkpoints keep in a file of its own."""
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if not tokenizer.chat_template:
+        name = "chat_template.json"
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        if file:
+            tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"]
+    # Without tokenizer files transformers makes an empty tokenizer.
+    if not tokenizer.chat_template or len(tokenizer) <= config.image_token_id:
+        die(f"{path} has no tokenizer that fits the model")
+    return tokenizer
+
+
+def load_core(path, config, dtype: str, device: str, load_in_4bit: bool | None) -> torch.nn.Module:
+    """The weights, frozen, on their device: in full, or in 4 bits with tower and head left
+    alone."""
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    device = device or default_device(config)
+    if device != "cpu":
+        avoid_cudnn_attention()
+    number_type = getattr(torch, dtype or default_dtype(device))
+    if load_in_4bit is None:
+        load_in_4bit = device != "cpu" and fills_half_of_the_memory(config)
+    if not load_in_4bit:
+        core = AutoModelForImageTextToText.from_pretrained(path, dtype=number_type).to(device)
+    else:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=number_type,
+            # matched from the start of a module's name: "visual" alone would match nothing
+            llm_int8_skip_modules=["model.visual", "lm_head"],
+        )
+        core = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=number_type, device_map={"": device}, quantization_config=quantization
+        )
+        keep_4bit_trainable(core)
+    multiply_patches(core)
+    return core.requires_grad_(False).eval()
+
+
+def default_device(config) -> str:
+    tiny = config.text_config.vocab_size < 1000
+    if torch.cuda.is_available() and not tiny:
+        return "cuda"
+    return "cpu"
+
+
+def default_dtype(device: str) -> str:
+    if device == "cpu":
+        return "float32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float16"
+
+
+def fills_half_of_the_memory(config) -> bool:
+    """Whether 16-bit weights leave less than half of the GPU's free memory for caches and
+    activations."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    weights = sum(weight.numel() for weight in model.parameters())
+    free, _ = torch.cuda.mem_get_info()
+    return 2 * weights > free / 2
+
+
+def limit_pixels(image_processor, max_pixels: int) -> None:
+    """Small screens are enlarged to the shortest edge and rounded up: not beyond the limit."""
+    shortest = min(image_processor.size["shortest_edge"], max_pixels // 4)
+    image_processor.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
+
+
+def quiet_the_libraries() -> None:
+    """bitsandbytes tells of a kernel for 4 bits that is not used here; peft and transformers argue
+    about a name."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+
+
+def avoid_cudnn_attention() -> None:
+    """cuDNN's attention was seen to give NaN gradients with masks (pytorch issue 196678), and it
+    plans anew for each length."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def keep_4bit_trainable(core: torch.nn.Module) -> None:
+    """A CPU with AVX512-BF16 would pack 4-bit weights in the first eval forward and give no
+    gradient from then on, with no more than a warning (bitsandbytes 0.50)."""
+    for module in core.modules():
+        module.support_avx512bf16_for_cpu = False
+
+
+def multiply_patches(core: torch.nn.Module) -> None:
+    """Embed the patches of a screenshot by a product: a convolution whose windows do not overlap
+    is one, and the product is many times as fast on a CPU."""
+    patches = core.model.visual.patch_embed.proj
+    linear = torch.nn.functional.linear
+    patches.forward = lambda x: linear(x.flatten(1), patches.weight.flatten(1), patches.bias)
+
+
 def add_lora(policy: Policy, rank: int, alpha: int, seed: int) -> None:
-    """Put fresh adapters on the language model: in fp32 (bf16 weights do not move at small learning rates), without dropout
-    (the ratio of GRPO would compare two different networks)."""
+    """Put fresh adapters on the language model: in fp32 (bf16 weights do not move at small
+    learning rates), without dropout (the ratio of GRPO would compare two different networks)."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=LORA_TARGETS)
     policy.peft = get_peft_model(policy.core, config)
-    for p in trainable(policy):
-        p.data = p.data.float()
+    for weight in trainable(policy):
+        weight.data = weight.data.float()
 
 
 def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False) -> None:
-    """Load adapters that `policy.peft.save_pretrained` (or plain peft) wrote. peft loads what fits and only warns about the
-    rest, so a file of another base would leave the model as it was: that is an error here."""
+    """Load adapters that `policy.peft.save_pretrained` (or plain peft) wrote.
+
+    peft loads what fits and only warns about the rest, so a file of another base would leave the
+    model as it was: that is an error here."""
     from peft import PeftModel
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as saved:
-            names = set(saved.keys())
+            saved_names = set(saved.keys())
         policy.peft = PeftModel.from_pretrained(policy.core, str(folder), is_trainable=is_trainable)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        die(f"no adapter for this model in {folder}: {str(error).splitlines()[0][:200]}")
-    own = {n.replace(".default", "") for n, _ in policy.peft.named_parameters() if "lora_" in n}
-    if names != own:
-        die(f"the adapter in {folder} was made for another model ({len(names ^ own)} of its weights do not fit)")
+        reason = str(error).splitlines()[0][:200]
+        die(f"no adapter for this model in {folder}: {reason}")
+    own_names = set()
+    for name, _ in policy.peft.named_parameters():
+        if "lora_" in name:
+            own_names.add(name.replace(".default", ""))
+    if saved_names != own_names:
+        wrong = len(saved_names ^ own_names)
+        die(
+            f"the adapter in {folder} was made for another model "
+            f"({wrong} of its weights do not fit)"
+        )
 
 
-def trainable(policy: Policy) -> list["torch.nn.Parameter"]:
-    return [p for p in policy.core.parameters() if p.requires_grad]
+def trainable(policy: Policy) -> list[torch.nn.Parameter]:
+    return [weight for weight in policy.core.parameters() if weight.requires_grad]
 
 
-def make_tiny(folder: str | Path, words: Sequence[str], seed: int) -> None:
-    """Write a Qwen3-VL of about a million parameters with random weights, its tokenizer and image processor, to `folder`.
-
-    It has the architecture of the hub models and is read back by load_policy like one of them. Whole words are tokens; patches
-    of 16 px are not merged, so that one vision token looks at one cell of the toy's screen.
-    """
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<unk>"]
-    prompt_words = ["\n", *":;()-", "task", "past", "plan", "next", "far", "to", "near", "none", "failed", "unreadable", *map(str, range(1, 13))]
-    vocabulary = {w: i for i, w in enumerate(dict.fromkeys([*special, *prompt_words, *KINDS, *sorted(DIRECTIONS), *ICONS, *words]))}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[^<>\s]+>|\w+|[^\w\s]|\n"), "removed", invert=True)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<unk>",
-                                        additional_special_tokens=special[:-1], clean_up_tokenization_spaces=False)
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.role != 'system' %}{% for c in m.content %}{% if c.type == 'image' %}"
-        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>{% endif %}")
-    config = Qwen3VLConfig(
-        text_config=dict(vocab_size=len(vocabulary), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
-                         num_key_value_heads=2, head_dim=32, initializer_range=0.08, pad_token_id=0, max_position_embeddings=4096,
-                         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4], "mrope_interleaved": True}),
-        vision_config=dict(depth=2, hidden_size=96, intermediate_size=192, num_heads=4, patch_size=16, spatial_merge_size=1,
-                           out_hidden_size=128, num_position_embeddings=64, deepstack_visual_indexes=[0], initializer_range=0.08),
-        image_token_id=vocabulary["<|image_pad|>"], video_token_id=vocabulary["<|video_pad|>"],
-        vision_start_token_id=vocabulary["<|vision_start|>"], vision_end_token_id=vocabulary["<|vision_end|>"], tie_word_embeddings=True)
-    torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(config)
-    for merger in model.model.visual.deepstack_merger_list:  # deepstack starts silent: the reading lesson does not train it
-        torch.nn.init.zeros_(merger.linear_fc2.weight)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    pixels = {"shortest_edge": 1024, "longest_edge": 2**20}
-    Qwen2VLImageProcessorPil(patch_size=16, merge_size=1, temporal_patch_size=2, size=pixels).save_pretrained(folder)
+# ---- records ------------------------------------------------------------------------------------
 
 
-TOY_WORDS = (*SCREEN_WORDS, "switch", "on", "off", "in", "code", "finish")  # what the toy GUI's instructions use beside the words on its screens
+@dataclass
+class Prompt:
+    """An encoded observation: L token ids, and what the frozen vision tower made of the
+    screenshot, which is computed once and serves sampling, scoring and training."""
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Encoding: prompts to ids, screenshots to features
-# ----------------------------------------------------------------------------------------------------------------------
+    ids: list[int]
+    features: tuple[torch.Tensor, ...]  # pooled, then deepstack levels: [image tokens, hidden] each
+    grid: torch.Tensor  # [3] patches of the image in time, height, width
 
 
 @dataclass
@@ -319,16 +475,16 @@ class Rollout:
     """One completion for one observation and all that is known of it."""
 
     prompt_ids: list[int]
-    completion_ids: list[int]           # up to and including the end token
-    old_logprobs: list[float]           # at the sampling temperature, over the tokens that may be sampled
+    completion_ids: list[int]  # up to and including the end token
+    old_logprobs: list[float]  # at the sampling temperature, over the tokens that may be sampled
     text: str
-    finish_reason: str                  # "stop" or "length"
+    finish_reason: str  # "stop" or "length"
     forecast: list[Action]
     parse_error: str | None
-    step_index: list[int]               # for each completion token, the forecast step (line) it belongs to
+    step_index: list[int]  # for each completion token, the forecast step (line) it belongs to
     reward_terms: dict[str, float] = field(default_factory=dict)
     step_rewards: list[float] = field(default_factory=list)
-    advantages: list[float] = field(default_factory=list)   # for each forecast step
+    advantages: list[float] = field(default_factory=list)  # for each forecast step
 
     @property
     def reward(self) -> float:
@@ -336,21 +492,25 @@ class Rollout:
 
     def record(self, example: Example) -> dict:
         """This rollout as one line of rollouts.jsonl."""
-        seen = example.observation
-        return {"observation": {"instruction": seen.instruction, "history": seen.history, "plan": [str(a) for a in seen.plan]},
-                "reference": [str(a) for a in example.reference], "text": self.text, "forecast": [str(a) for a in self.forecast],
-                "finish_reason": self.finish_reason, "parse_error": self.parse_error, "reward_terms": self.reward_terms, "reward": self.reward,
-                "advantages": self.advantages, "prompt_ids": self.prompt_ids, "completion_ids": self.completion_ids,
-                "old_logprobs": self.old_logprobs}
-
-
-@dataclass
-class Prompt:
-    """An encoded observation. The vision tower is frozen, so its features are computed once and serve sampling, scoring and training."""
-
-    ids: list[int]
-    features: tuple["torch.Tensor", ...]   # what each image token becomes, and the deepstack features: [tokens, hidden] each
-    grid: "torch.Tensor"                   # [3] patches of the image in time, height, width
+        observation = example.observation
+        return {
+            "observation": {
+                "instruction": observation.instruction,
+                "history": observation.history,
+                "plan": [str(action) for action in observation.plan],
+            },
+            "reference": [str(action) for action in example.reference],
+            "text": self.text,
+            "forecast": [str(action) for action in self.forecast],
+            "finish_reason": self.finish_reason,
+            "parse_error": self.parse_error,
+            "reward_terms": self.reward_terms,
+            "reward": self.reward,
+            "advantages": self.advantages,
+            "prompt_ids": self.prompt_ids,
+            "completion_ids": self.completion_ids,
+            "old_logprobs": self.old_logprobs,
+        }
 
 
 @dataclass
@@ -362,522 +522,483 @@ class Group:
     rollouts: list[Rollout]
 
 
-def encode(policy: Policy, observations: Sequence[Observation], horizon: int, asked: Sequence[list[dict]] | None = None) -> list[Prompt]:
-    """Observations -> prompts: images through the frozen tower, <|image_pad|> repeated to the number of their tokens.
-    `asked`: other messages, for a tool agent. DEPARTURE: a model that thinks first is kept from it, there is only room for the lines."""
-    if len(observations) > 1 and not policy.tiny:  # one screenshot fills a GPU; all of them at once would fill its memory
-        return [encode(policy, [o], horizon, asked and [asked[i]])[0] for i, o in enumerate(observations)]
-    images = [o.screenshot() for o in observations]
-    batch = policy.image_processor(images=images, return_tensors="pt")
-    grids = batch["image_grid_thw"]
-    with torch.no_grad():
-        found = policy.core.model.get_image_features(batch["pixel_values"].to(policy.device), grids.to(policy.device), return_dict=True)
-    deepstack = getattr(found, "deepstack_features", None) or []  # Qwen2-VL and 2.5 have none
-    merge, prompts = policy.image_processor.merge_size**2, []
-    for i, observation in enumerate(observations):
-        messages = asked[i] if asked else build_prompt(observation, horizon, policy.far_first)
-        text = policy.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        text += "\n</think>\n\n" if text.endswith("<think>\n") else ""
+# ---- encoding: prompts to ids, screenshots to features ------------------------------------------
+
+
+def encode(policy: Policy, observations: Sequence[Observation], horizon: int) -> list[Prompt]:
+    """Observations -> prompts that ask for a forecast of `horizon` steps."""
+    messages = [build_prompt(seen, horizon, policy.far_first) for seen in observations]
+    images = [seen.screenshot() for seen in observations]
+    return encode_messages(policy, messages, images)
+
+
+def encode_messages(
+    policy: Policy, messages: Sequence[list[dict]], images: Sequence[Image.Image]
+) -> list[Prompt]:
+    """Chats with one image each -> prompts; <|image_pad|> is repeated to the number of the image's
+    tokens."""
+    # One screenshot fills a GPU; all of them at once would fill its memory.
+    at_once = len(images) if policy.tiny else 1
+    seen = []
+    for start in range(0, len(images), max(1, at_once)):
+        seen += see(policy, images[start : start + at_once])
+    prompts = []
+    for message, (features, grid) in zip(messages, seen, strict=True):
+        text = chat_text(policy, message)
         ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-        at, n = ids.index(policy.image_token), int(grids[i].prod()) // merge
-        prompts.append(Prompt(ids[:at] + [policy.image_token] * n + ids[at + 1:], (found.pooler_output[i], *(d[i] for d in deepstack)), grids[i]))
+        at = ids.index(policy.image_token)
+        image_tokens = [policy.image_token] * len(features[0])
+        prompts.append(Prompt(ids[:at] + image_tokens + ids[at + 1 :], features, grid))
     return prompts
 
 
-def _batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", "torch.Tensor"]:
-    """Right-padded ids [P, L] of prompts without their last tokens, the lengths [P] of these, their positions [3, P, L], and the position
-    [P] of the last tokens. A prompt's last token stands in front of each completion instead: what the model makes of it
-    predicts the first token, so that nothing has to be computed of a prompt but its keys and values.
+def see(policy: Policy, images: Sequence[Image.Image]) -> list[tuple[tuple, torch.Tensor]]:
+    """(features, grid) of each image, through the frozen tower; see Prompt."""
+    batch = policy.image_processor(images=images, return_tensors="pt")
+    grids = batch["image_grid_thw"]
+    pixels = batch["pixel_values"].to(policy.device)
+    with torch.no_grad():
+        tower = policy.core.model.get_image_features(
+            pixels, grids.to(policy.device), return_dict=True
+        )
+    levels = [tower.pooler_output]
+    levels += getattr(tower, "deepstack_features", None) or []  # Qwen2-VL and 2.5 have none
+    return list(zip(zip(*levels, strict=True), grids, strict=True))
 
-    Padding stands behind the prompt: under causal attention no token of the prompt sees it, so that no mask is needed there."""
-    lengths = torch.tensor([len(p.ids) for p in prompts])
-    ids = torch.tensor([p.ids + [policy.tokenizer.pad_token_id] * (int(lengths.max()) - len(p.ids)) for p in prompts])
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    # Explicit positions: the model would otherwise keep rope_deltas of whatever it last saw and continue wrongly.
+
+def chat_text(policy: Policy, messages: list[dict]) -> str:
+    """The chat as the family's template writes it, up to where the answer begins.
+
+    DEPARTURE: the paper's planner is a thinking model. Here a model that thinks first is kept from
+    it: there is only room for the lines of a forecast."""
+    text = policy.tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    if text.endswith("<think>\n"):  # a template that always opens a thought
+        text += "\n</think>\n\n"
+    return text
+
+
+# ---- the model's own forward --------------------------------------------------------------------
+
+
+def run_model(policy: Policy, ids: torch.Tensor, positions: torch.Tensor, **how):
+    """Last hidden states [B, S, H] (and a cache) of token ids [B, S] at positions [3, B, S].
+
+    No attention mask is needed: rows have one length, or their padding stands behind all that
+    counts, and under causal attention nothing sees what stands behind it."""
+    ids = ids.to(policy.device)
+    return policy.core.model(input_ids=ids, position_ids=positions.to(policy.device), **how)
+
+
+def rope_positions(policy: Policy, prompt: Prompt, ids: torch.Tensor) -> torch.Tensor:
+    """Where each token of a row stands in time, height and width: ids [B, S] -> [3, B, S].
+
+    They are given explicitly: the model would otherwise go on from whatever image it saw last (it
+    keeps `rope_deltas` as state), and logits were seen to be off by 5."""
     positions, _ = policy.core.model.get_rope_index(
-        ids, mm_token_type_ids=(ids == policy.image_token).int(), image_grid_thw=torch.stack([p.grid for p in prompts]), attention_mask=mask)
-    last = positions.amax(0).gather(1, lengths[:, None] - 1)[:, 0]
-    return tuple(x.to(policy.device) for x in (ids[:, :-1], lengths - 1, positions[:, :, :-1], last))
+        ids,
+        mm_token_type_ids=(ids == policy.image_token).int(),
+        image_grid_thw=prompt.grid.expand(len(ids), -1),
+        attention_mask=torch.ones_like(ids),
+    )
+    return positions
 
 
-def _score(policy: Policy, hidden: "torch.Tensor", temperature: float) -> "torch.Tensor":
-    """Last hidden states -> log-probabilities over the tokens that may be sampled, at the sampling temperature, in fp32.
-    Sampler and loss both come here: scoring at another temperature than was sampled at is the classical wrong ratio."""
+def image_of(prompt: Prompt, rows: int) -> dict:
+    """What the tower made of the screenshot, for each of `rows` rows, as the model's forward takes
+    it."""
+    pooled, *deepstack = prompt.features
+    repeated = [[level] * rows for level in deepstack]
+    seen = SimpleNamespace(pooler_output=[pooled] * rows, deepstack_features=repeated)
+    return {"image": seen}
+
+
+def token_logprobs(policy: Policy, hidden: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Last hidden states [.., H] -> log-probabilities [.., V] over the tokens that may be sampled,
+    in fp32.
+
+    Sampler and loss both come here: scoring at another temperature than was sampled at is the
+    classical wrong ratio. Temperature 0 (greedy) is scored as 1."""
     logits = policy.core.lm_head(hidden).float() / (temperature or 1.0)
     return logits.index_fill_(-1, policy.suppressed, -math.inf).log_softmax(-1)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The forward pass with a shared prompt
-#
-#                p p p | a a | b b       A row is [prompt | c_1 .. c_G]. A token of the prompt sees the prompt up to itself, a token of
-#           p    x                       a completion sees the whole prompt (not its padding) and its own completion up to itself.
-#           p    x x                     One mask for all of it would be [S, S] with S = L + G C, most of it empty. So this is done
-#           p    x x x                   in two calls: prompt against prompt, which is plain causal attention, and completions as
-#           a    x x x   x               rows of their own against [prompt | own], with a mask of [C, L + C].
-#           a    x x x   x x
-#           b    x x x         x
-#           b    x x x         x x
-#
-# The layers are the model's own, called without their wrappers, which on a small model take longer than the arithmetic: one product for
-# q, k and v, one for gate and up, and nothing of a prompt in the last layer but its keys and values.
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def _norm(module, x: "torch.Tensor") -> "torch.Tensor":
-    return torch.nn.functional.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)  # one kernel; the module takes six
-
-
-def _rotated(x: "torch.Tensor", cos: "torch.Tensor", sin: "torch.Tensor") -> "torch.Tensor":
-    """Rotary positions: x [.., S, heads, d], cos and sin [.., S, d] of _rotary."""
-    return torch.addcmul(x * cos[..., None, :], x.roll(x.shape[-1] // 2, -1), sin[..., None, :])
-
-
-def _rotary(policy: Policy, x: "torch.Tensor", positions: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
-    """cos and sin of positions [3, P, S], [P, S, d] each; sin is negative in its first half, which meets the second half of x."""
-    cos, sin = policy.core.model.language_model.rotary_emb(x, positions)
-    return cos, torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2:]], -1)
-
-
-def _joined(*modules) -> Callable:
-    """Several projections of one input as one. In fp32 their adapters are folded into a copy of the weights, which is exact but for
-    rounding, gradients included. Elsewhere the modules are called: in bf16 or 4 bits a small adapter would drown in the rounding of a
-    large weight, and a large model has no room for copies."""
-    bases = [getattr(m, "base_layer", m) for m in modules]
-    if any(type(b) is not torch.nn.Linear or b.weight.dtype != torch.float32 or b.weight.numel() > 2**20 for b in bases):
-        return lambda x: torch.cat([m(x) for m in modules], -1)
-    weights = [b.weight if m is b or m.disable_adapters else sum(map(m.get_delta_weight, m.active_adapters), b.weight)
-               for m, b in zip(modules, bases, strict=True)]
-    weight, bias = torch.cat(weights), None if bases[0].bias is None else torch.cat([b.bias for b in bases])
-    return lambda x: torch.nn.functional.linear(x, weight, bias)
-
-
-def _layers(policy: Policy) -> list["SimpleNamespace"]:
-    """The layers as _layer takes them, with the adapters as they are now."""
-    text = policy.core.config.text_config
-    heads = H, K = text.num_attention_heads, text.num_key_value_heads
-
-    def norms(a):  # of q and k, a row a head: [H + K, d]; Qwen2-VL and 2.5 have none
-        return torch.stack([a.q_norm.weight] * H + [a.k_norm.weight] * K) if hasattr(a, "q_norm") else None
-
-    return [SimpleNamespace(before=layer.input_layernorm, qkv=_joined(a.q_proj, a.k_proj, a.v_proj), norms=norms(a), head=a.head_dim,
-                            heads=heads, scaling=a.scaling, out=_joined(a.o_proj), after=layer.post_attention_layernorm,
-                            gate_up=_joined(m.gate_proj, m.up_proj), act=m.act_fn, down=_joined(m.down_proj))
-            for layer in policy.core.model.language_model.layers for a, m in [(layer.self_attn, layer.mlp)]]
-
-
-def _layer(layer, x: "torch.Tensor", cos, sin, attend: Callable, first: int = 0) -> "torch.Tensor":
-    """One layer of the model: [P, S, hidden] -> [P, S - first, hidden]; the tokens before `first` only give keys and values.
-    `attend`: queries [P, S - first, H, d], keys and values [P, S, K, d] -> like the queries."""
-    H, K = layer.heads
-    qk, v = layer.qkv(_norm(layer.before, x)).unflatten(-1, (-1, layer.head)).split([H + K, K], -2)
-    qk = qk if layer.norms is None else torch.nn.functional.rms_norm(qk, (layer.head,), None, layer.before.variance_epsilon) * layer.norms
-    q, k = _rotated(qk, cos, sin).split([H, K], -2)
-    x = x[:, first:] + layer.out(attend(q[:, first:], k, v, scaling=layer.scaling).flatten(-2))
-    gate, up = layer.gate_up(_norm(layer.after, x)).chunk(2, -1)
-    return x + layer.down(layer.act(gate) * up)
-
-
-def _embedded(policy: Policy, ids: "torch.Tensor", prompts: Sequence[Prompt]) -> list["torch.Tensor"]:
-    """What goes into the first layer, and what is added after the first layers (deepstack), [P, S, hidden] each."""
-    x, image = policy.core.model.language_model.embed_tokens(ids), (ids == policy.image_token)[..., None]
-    pooled, *deepstack = (torch.cat(level).to(x.dtype) for level in zip(*[p.features for p in prompts], strict=True))
-    return [x.masked_scatter(image, pooled), *(torch.zeros_like(x).masked_scatter(image, d) for d in deepstack)]
-
-
-def shared_mask(lengths: "torch.Tensor", L: int, own: "torch.Tensor") -> "torch.Tensor":
-    """What is added to the scores of queries that see their prompt of `lengths` [P], not its padding up to L, and what `own` [Q, N] says of
-    the N keys behind it: 0 or -inf, [P, 1, Q, L + N]."""
-    prompt = (torch.arange(L, device=lengths.device) < lengths[:, None, None]).expand(-1, len(own), -1)   # [P, Q, L]
-    seen = torch.cat([prompt, own.to(lengths.device).expand(len(lengths), -1, -1)], 2)[:, None]
-    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -math.inf)
-
-
-def shared_attention(q, k, v, mask: "torch.Tensor", L: int, scaling: float) -> "torch.Tensor":
-    """Queries [P, S, H, d], or [P, S - L, H, d] where nobody asks for those of the prompt; keys and values [P, S, K, d] -> like the queries."""
-    (P, S, K, d), (H, C), attend = k.shape, (q.shape[2], mask.shape[3] - L), torch.nn.functional.scaled_dot_product_attention
-    G, R, n = (S - L) // C, H // K, q.shape[1] - (S - L)
-    both = [torch.cat([x[:, None, :L].expand(-1, G, -1, -1, -1), x[:, L:].unflatten(1, (G, C))], 2).transpose(2, 3).flatten(1, 2)
-            for x in (k, v)]                                                                              # [P, G K, L + C, d]
-    own = q[:, n:].reshape(P, G, C, K, R, d).permute(0, 1, 3, 4, 2, 5).reshape(P, G * K, R * C, d)
-    own = attend(own, *both, attn_mask=mask, scale=scaling).view(P, G, K, R, C, d).permute(0, 1, 4, 2, 3, 5).reshape(P, G * C, H, d)
-    return torch.cat([causal_attention(q[:, :n], k[:, :L], v[:, :L], scaling), own], 1) if n else own
-
-
-def causal_attention(q, k, v, scaling: float) -> "torch.Tensor":
-    q, k, v = q.transpose(1, 2), *(x.transpose(1, 2).repeat_interleave(q.shape[2] // k.shape[2], 1) for x in (k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling, is_causal=True).transpose(1, 2)
-
-
-def _forward(policy: Policy, layers: list, x: list["torch.Tensor"], positions: "torch.Tensor", attend: Callable, first: int,
-             checkpointing: bool = False) -> "torch.Tensor":
-    """All layers: embeddings [P, S, hidden] at positions [3, P, S] -> last hidden states from token `first` on."""
-    model, (x, *deepstack) = policy.core.model.language_model, x
-    cos, sin = _rotary(policy, x, positions)
-    run = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False) if checkpointing and torch.is_grad_enabled() else lambda f, *xs: f(*xs)
-    for i, layer in enumerate(layers):
-        skip = first if i + 1 == len(layers) else 0
-        x = run(_layer, layer, x, cos, sin, attend, skip)
-        x = x + deepstack[i][:, skip:] if i < len(deepstack) else x
-    return _norm(model.norm, x)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Sampling
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- sampling -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn; nothing is left to the model's generation_config (Qwen-VL's makes sampling almost greedy).
-    No top-k and no top-p: the loss would score another distribution than was sampled."""
+    """How completions are drawn; nothing is left to the model's generation_config (Qwen-VL's makes
+    sampling almost greedy). No top-k and no top-p: the loss would score another distribution than
+    was sampled."""
 
     horizon: int = 5
-    group_size: int = 8
-    temperature: float = 1.0     # 0: greedy
+    group_size: int = 8  # G
+    temperature: float = 1.0  # 0: greedy
     max_new_tokens: int = 15
 
 
-def sample(policy: Policy, prompts: Sequence[Prompt], how: Sampling, generator: "torch.Generator | None" = None) -> list[list[Rollout]]:
-    """G completions for each prompt: one prefill a prompt, whose keys and values all G read. Returns P lists of G rollouts."""
-    P, G, device = len(prompts), how.group_size, policy.device
-    with torch.inference_mode():  # a few per cent quicker than no_grad; its tensors cannot be trained with, so none stays on the policy
-        step = _decoder(policy, prompts, G, how.max_new_tokens)
-        token = torch.tensor([p.ids[-1] for p in prompts], device=device).repeat_interleave(G)                      # [B], B = P G
-        tokens, logprobs, ended = [], [], torch.zeros(P * G, dtype=torch.bool, device=device)
-        for t in range(how.max_new_tokens):
-            scores = _score(policy, step(token, t), how.temperature)                                    # [B, V]
-            token = scores.argmax(-1) if how.temperature == 0 else torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
-            tokens.append(token)
-            logprobs.append(scores.gather(1, token[:, None])[:, 0])
-            ended = ended | (token == policy.tokenizer.eos_token_id)
-            if ended.all():
-                break
-    rows, probs = torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist()
-    return [[_rollout(policy, prompts[p], rows[p * G + g], probs[p * G + g], how.horizon) for g in range(G)] for p in range(P)]
+@dataclass
+class Decoding:
+    """One prompt and its G completions in the making."""
+
+    hidden: torch.Tensor  # [G, H] the state that predicts the next token
+    positions: torch.Tensor  # [3, G, 1] of the last token
+    cache: object  # keys and values of all that was read and written
 
 
-def _decoder(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) -> Callable:
-    """Prefill, then the function (tokens [B], t) -> last hidden states [B, H]: token t of each completion, of at most C, and what follows
-    from it; token 0 is the last one of the prompt. Keys and values of a prompt and its G completions stand in one row, made once and filled
-    in place: [prompt | token 0 of all G | token 1 of all G ..]. The prompt is read once for all G; a mask keeps the completions apart."""
-    model, (ids, lengths, positions, last) = policy.core.model.language_model, _batch_prompts(policy, prompts)
-    layers, kept, (P, L), text = _layers(policy), [], ids.shape, policy.core.config.text_config
-    K, R = text.num_key_value_heads, text.num_attention_heads // text.num_key_value_heads
-
-    def prefill(q, k, v, scaling):
-        kept.append(k.new_empty(2, P, K, L + C * G, k.shape[-1]))                                       # keys and values of a layer
-        kept[-1][:, :, :, :L] = torch.stack([k, v]).transpose(2, 3)
-        return causal_attention(q, k, v, scaling) if q.shape[1] else q
-
-    _forward(policy, layers, _embedded(policy, ids, prompts), positions, prefill, L)
-    cos, sin = _rotary(policy, kept[0], (last[:, None] + torch.arange(C, device=last.device)).expand(3, -1, -1))       # [P, C, d]
-    own = torch.eye(G).bool().repeat_interleave(R, 0).repeat(1, C)                                      # [G R, C G]
-    mask = shared_mask(lengths, L, own).to(cos.dtype)                                                   # [P, 1, G R, L + C G]
-
-    def attend(q, k, v, t, row, scaling):                                                               # q [P, G, H, d], k and v [P, G, K, d]
-        new = L + t * G + G
-        row[0, :, :, new - G:new], row[1, :, :, new - G:new] = k.transpose(1, 2), v.transpose(1, 2)
-        q = q.view(P, G, K, R, -1).transpose(1, 2).flatten(2, 3)                                        # [P, K, G R, d]
-        mixed = torch.nn.functional.scaled_dot_product_attention(q, *row[:, :, :, :new], attn_mask=mask[..., :new], scale=scaling)
-        return mixed.view(P, K, G, R, -1).transpose(1, 2).flatten(2, 3)
-
-    def step(tokens, t):
-        x, at = model.embed_tokens(tokens).view(P, G, -1), (cos[:, t, None], sin[:, t, None])
-        for layer, row in zip(layers, kept, strict=True):
-            x = _layer(layer, x, *at, partial(attend, t=t, row=row))
-        return _norm(model.norm, x).flatten(0, 1)
-
-    return step
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    how: Sampling,
+    generator: torch.Generator | None = None,
+) -> list[list[Rollout]]:
+    """G completions for each prompt; returns P lists of G rollouts."""
+    G = how.group_size
+    decodings = [read_prompt(policy, prompt, G) for prompt in prompts]
+    tokens = []  # [B] of each step
+    logprobs = []
+    ended = torch.zeros(len(prompts) * G, dtype=torch.bool, device=policy.device)
+    for step in range(how.max_new_tokens):
+        hidden = torch.cat([decoding.hidden for decoding in decodings])  # [B, H]
+        scores = token_logprobs(policy, hidden, how.temperature)  # [B, V]
+        drawn = draw_tokens(scores, how.temperature, generator)  # [B]
+        tokens.append(drawn)
+        logprobs.append(scores.gather(1, drawn[:, None])[:, 0])
+        ended |= drawn == policy.tokenizer.eos_token_id
+        if ended.all() or step + 1 == how.max_new_tokens:
+            break
+        for decoding, own in zip(decodings, drawn.split(G), strict=True):
+            write_token(policy, decoding, own)
+    return make_rollouts(policy, prompts, tokens, logprobs, how)
 
 
-def sample_all(policy: Policy, prompts: Sequence[Prompt], how: Sampling, draw: Callable = lambda start: None, size: int = 0) -> list[list[Rollout]]:
-    """sample() for as many prompts as there are, `size` at a time; by default so many as make 128 completions of the tiny model (more would
-    leave a CPU's caches) or 16 of a hub model (2 GB of keys and values at 1,024 image tokens and 28 layers, if each has its own prompt).
-    `draw` gives the generator of the part that begins at a prompt."""
-    n = size or max(1, (128 if policy.tiny else 16) // how.group_size)
-    return [group for start in range(0, len(prompts), n) for group in sample(policy, prompts[start:start + n], how, draw(start))]
+def read_prompt(policy: Policy, prompt: Prompt, group_size: int) -> Decoding:
+    """The prompt, once; its completions begin with copies of its cache."""
+    ids = torch.tensor([prompt.ids])  # [1, L]
+    positions = rope_positions(policy, prompt, ids)
+    images = image_of(prompt, rows=1)
+    output = run_model(policy, ids, positions, mm_encoder_outputs=images, use_cache=True)
+    cache = output.past_key_values
+    cache.batch_repeat_interleave(group_size)
+    hidden = output.last_hidden_state[:, -1].expand(group_size, -1)
+    return Decoding(hidden, positions[:, :, -1:].expand(-1, group_size, -1), cache)
 
 
-def _rollout(policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int) -> Rollout:
-    finished = (eos := policy.tokenizer.eos_token_id) in tokens
-    tokens = tokens[: tokens.index(eos) + 1] if finished else tokens
-    text = policy.tokenizer.decode([t for t in tokens if t != eos])
-    forecast, error = parse_forecast(text, horizon, policy.frame(prompt.grid), policy.far_first)
+def write_token(policy: Policy, decoding: Decoding, tokens: torch.Tensor) -> None:
+    """Go on by one token [G] in each completion."""
+    decoding.positions = decoding.positions + 1
+    output = run_model(
+        policy,
+        tokens[:, None],
+        decoding.positions,
+        past_key_values=decoding.cache,
+        use_cache=True,
+    )
+    decoding.hidden = output.last_hidden_state[:, -1]
+
+
+def draw_tokens(
+    scores: torch.Tensor, temperature: float, generator: torch.Generator | None
+) -> torch.Tensor:
+    """Log-probabilities [B, V] -> one token a row [B]."""
+    if temperature == 0:
+        return scores.argmax(-1)
+    return torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
+
+
+def make_rollouts(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    tokens: list[torch.Tensor],
+    logprobs: list[torch.Tensor],
+    how: Sampling,
+) -> list[list[Rollout]]:
+    """What was drawn at each step, [B] each -> P lists of G rollouts."""
+    written = torch.stack(tokens, 1).tolist()
+    scored = torch.stack(logprobs, 1).tolist()
+    groups = []
+    for p, prompt in enumerate(prompts):
+        group = []
+        for row in range(p * how.group_size, (p + 1) * how.group_size):
+            group.append(make_rollout(policy, prompt, written[row], scored[row], how.horizon))
+        groups.append(group)
+    return groups
+
+
+def make_rollout(
+    policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int
+) -> Rollout:
+    """One completion, cut behind its end token and read."""
+    end = policy.tokenizer.eos_token_id
+    finished = end in tokens
+    if finished:
+        tokens = tokens[: tokens.index(end) + 1]
+    text = policy.tokenizer.decode([token for token in tokens if token != end])
+    frame = policy.frame(prompt.grid)
+    forecast, error = parse_forecast(text, horizon, frame, policy.far_first)
     if not finished and error is None:
         error = f"cut off after {len(tokens)} tokens"
-    lines = [policy.line_breaks(t) for t in tokens]
-    before = list(itertools.accumulate(lines, initial=0))
-    step_index = [min(before[-1] - before[i] if policy.far_first else before[i], horizon) for i in range(len(tokens))]
-    return Rollout(prompt.ids, tokens, logprobs[: len(tokens)], text, "stop" if finished else "length", forecast, error, step_index)
+    return Rollout(
+        prompt_ids=prompt.ids,
+        completion_ids=tokens,
+        old_logprobs=logprobs[: len(tokens)],
+        text=text,
+        finish_reason="stop" if finished else "length",
+        forecast=forecast,
+        parse_error=error,
+        step_index=forecast_steps(policy, tokens, horizon),
+    )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Log-probabilities for training: the prompt is computed once for its G completions
-# ----------------------------------------------------------------------------------------------------------------------
+def forecast_steps(policy: Policy, tokens: list[int], horizon: int) -> list[int]:
+    """The forecast step that each token belongs to, 0 .. horizon (horizon: lines too many). A line
+    break belongs to the line that it ends; from far to near, the last line is step 0."""
+    breaks = [policy.line_breaks(token) for token in tokens]
+    *breaks_before, all_breaks = itertools.accumulate(breaks, initial=0)
+    if policy.far_first:
+        lines = [all_breaks - before for before in breaks_before]
+    else:
+        lines = breaks_before
+    return [min(line, horizon) for line in lines]
 
 
-def completion_logprobs(policy: Policy, prompts: Sequence[Prompt], completions: Sequence[Sequence[list[int]]],
-                        temperature: float = 1.0, checkpointing: bool = False) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Log-probabilities of completions: [P][G] lists of ids -> (log-probs [P, G, C], completion mask [P, G, C]).
+def sample_all(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    how: Sampling,
+    generator_at: Callable[[int], torch.Generator | None] = lambda start: None,
+    size: int = 0,
+) -> list[list[Rollout]]:
+    """Sample for as many prompts as there are, `size` at a time.
 
-    Each row is [prompt | c_1 .. c_G]: a completion sees its prompt and itself, by the attention mask, and its positions go on
-    where the prompt ends. This gives the same numbers and gradients as G separate rows (tests/test_agent.py), with gradient
-    `checkpointing` too, at a fraction of the tokens. The shift by one happens here and nowhere else. The mask is 1 up to
-    and including the end token, by position: the pad token may be the end token of some models.
+    By default so many as make 128 completions of the tiny model (more would leave a CPU's caches)
+    or 16 of a hub model (2 GB of keys and values at 1,024 image tokens and 28 layers, if each has
+    its own prompt). `generator_at` gives the random numbers of the part that begins at a prompt.
     """
-    P, G = len(completions), max(len(row) for row in completions)
-    C = max(len(c) for row in completions for c in row)
-    ids, lengths, positions, last = _batch_prompts(policy, prompts)
-    L, device, text = ids.shape[1], policy.device, policy.core.config.text_config
-    tokens = torch.full((P, G, C), policy.tokenizer.pad_token_id, device=device)
-    valid = torch.zeros((P, G, C), dtype=torch.bool, device=device)
-    for p, row in enumerate(completions):
-        for g, c in enumerate(row):
-            tokens[p, g, : len(c)] = torch.tensor(c, device=device)
-            valid[p, g, : len(c)] = True
-    ends = torch.tensor([p.ids[-1] for p in prompts], device=device)[:, None, None].expand(-1, G, -1)
-    written = torch.cat([ends, tokens[:, :, :-1]], 2).flatten(1)                                          # each token before the one it predicts
-    follow = (last[:, None] + torch.arange(C, device=device)).repeat(1, G).expand(3, -1, -1)              # [3, P, G C]
-    x = _embedded(policy, torch.cat([ids, written], 1), prompts)
-    own = torch.ones(C, C).tril().bool().repeat(text.num_attention_heads // text.num_key_value_heads, 1)  # a row for each that reads the same keys
-    mask = shared_mask(lengths, L, own).to(x[0].dtype)                                                    # [P, 1, R C, L + C]
-    hidden = _forward(policy, _layers(policy), x, torch.cat([positions, follow], 2), partial(shared_attention, mask=mask, L=L), L, checkpointing)
-    states, targets = hidden.view(P, G, C, -1)[valid], tokens[valid]
-    picked = torch.cat([_picked(policy, s, t, temperature) for s, t in zip(states.split(2048), targets.split(2048), strict=True)])
-    return torch.zeros((P, G, C), device=device).masked_scatter(valid, picked), valid
+    if size == 0:
+        completions = 128 if policy.tiny else 16
+        size = max(1, completions // how.group_size)
+    groups = []
+    for start in range(0, len(prompts), size):
+        part = prompts[start : start + size]
+        groups += policy.forward.sample(policy, part, how, generator_at(start))
+    return groups
 
 
-def _picked(policy: Policy, states: "torch.Tensor", targets: "torch.Tensor", temperature: float) -> "torch.Tensor":
-    """Log-probability of each target; recomputed in the backward, so that never more than one chunk of [n, V] logits is alive."""
-    def score(s):
-        return _score(policy, s, temperature).gather(1, targets[:, None])[:, 0]
-
-    if policy.tiny or not torch.is_grad_enabled():
-        return score(states)
-    return torch.utils.checkpoint.checkpoint(score, states, use_reentrant=False)
+# ---- log-probabilities for training -------------------------------------------------------------
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# A frozen VLM as the tool agent: the text of a step and its screenshot -> a point
-# ----------------------------------------------------------------------------------------------------------------------
+def completion_logprobs(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Sequence[list[int]]],
+    temperature: float = 1.0,
+    checkpointing: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of completions: [P][G] lists of ids -> (log-probs [P, G, C], mask [P, G,
+    C]).
 
-ToolAgent = Callable[[list[tuple[Action, Example]]], list[Action | None]]
-# A question for each family, by a part of the model's name. UI-TARS and GUI-Owl answer in the form that they were trained on; Qwen-VL points in JSON.
-QUESTIONS = {
-    "ui-tars": "You are a GUI agent. You are given a task and a screenshot. You need to perform the next action to complete the task.\n\n"
-               "## Output Format\nAction: ...\n\n## Action Space\nclick(start_box='<|box_start|>(x1,y1)<|box_end|>')\n\n## User Instruction\n{}",
-    "gui-owl": "You may call one function:\n<tools>\n"
-               '{{"name": "computer_use", "arguments": {{"action": "left_click", "coordinate": [x, y]}}}}\n</tools>\n'
-               "Return a json object with its name and arguments within <tool_call></tool_call> tags.\nDo this one step on the screenshot: {}",
-    "": 'Find the element that this step acts on: {}\nAnswer with its centre and nothing else, as JSON: {{"point_2d": [x, y]}}',
-}
-_NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
-_PLACE = re.compile(rf"[(\[]\s*({_NUMBER}(?:\s*[,\s]\s*{_NUMBER}){{1,3}})\s*[)\]]")
-
-
-def parse_point(text: str, frame: tuple[float, float]) -> tuple[float, float] | None:
-    """The point of a grounder's answer, in 0..1; None where there is none on the screen. Never raises. A box counts as its centre.
-
-    >>> parse_point("Action: click(start_box='(540,600)')", (1080, 2400))
-    (0.5, 0.25)
-    """
-    for mark in ("</think>", "Action:", "<tool_call>"):
-        text = text.rsplit(mark, 1)[-1]
-    text = re.sub(r"<\|box_(?:start|end)\|>", "", text).replace("<point>", "(").replace("</point>", ")")
-    place = _PLACE.search(re.sub(r"\)\s*,\s*\(", ",", text))  # Qwen2-VL writes a box as (x1,y1),(x2,y2)
-    numbers = [float(n) for n in re.findall(_NUMBER, place[1])] if place else []
-    if len(numbers) not in (2, 4):
-        return None
-    x, y = (numbers[0] + numbers[-2]) / 2 / frame[0], (numbers[1] + numbers[-1]) / 2 / frame[1]
-    return (x, y) if 0 <= x <= 1 and 0 <= y <= 1 else None
+    The mask is 1 up to and including the end token, by position: the pad token may be the end
+    token of some models. `checkpointing`: activations are computed again in the backward."""
+    every = itertools.chain.from_iterable(completions)
+    C = max(len(tokens) for tokens in every)
+    logprobs = []
+    masks = []
+    with gradient_checkpointing(policy.core, checkpointing):
+        for prompt, group in zip(prompts, completions, strict=True):
+            tokens, mask = padded(group, C, policy)  # [G, C]
+            scores = group_logprobs(policy, prompt, tokens, temperature)
+            logprobs.append(scores.masked_fill(~mask, 0.0))
+            masks.append(mask)
+    return torch.stack(logprobs), torch.stack(masks)
 
 
-def ask(policy: Policy, questions: Sequence[tuple[Callable, str]]) -> list[tuple[str, "torch.Tensor"]]:
-    """Greedy answers of a frozen VLM to (function that opens a picture, question): its text, and the patches of the picture as it saw
-    it. Adapters are off meanwhile, so that the policy's own base can serve, at no extra memory."""
-    messages = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}] for _, question in questions]
-    with policy.peft.disable_adapter() if policy.peft else nullcontext():
-        prompts = encode(policy, [Observation("", picture) for picture, _ in questions], 1, messages) if questions else []
-        answers = sample_all(policy, prompts, Sampling(1, 1, 0.0, 96))
-    return [(group[0].text, prompt.grid) for group, prompt in zip(answers, prompts, strict=True)]
+def padded(
+    group: Sequence[list[int]], length: int, policy: Policy
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of ids -> (ids [G, C], mask [G, C] of what was written)."""
+    ids = torch.full((len(group), length), policy.tokenizer.pad_token_id, device=policy.device)
+    mask = torch.zeros((len(group), length), dtype=torch.bool, device=policy.device)
+    for row, tokens in enumerate(group):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = True
+    return ids, mask
 
 
-def vlm_tool_agent(vlm: Policy) -> ToolAgent:
-    """A frozen Qwen-VL as the tool agent: for each (action, example) the action with the point that it finds on the screenshot, or None
-    when its answer names none. Equal questions are asked once, all in one greedy generation. Actions that need no point pass, and so do
-    those that bring one along (DEPARTURE)."""
-    question = next(text for name, text in QUESTIONS.items() if name in vlm.name.lower().replace("_", "-"))
-
-    def execute(pairs: list[tuple[Action, Example]]) -> list[Action | None]:
-        asked = dict.fromkeys((e.observation.screenshot, str(a)) for a, e in pairs if a.kind in POINTING and a.point is None)
-        answers = ask(vlm, [(screenshot, question.format(plain(said))) for screenshot, said in asked])
-        points = {key: parse_point(text, vlm.frame(grid)) for key, (text, grid) in zip(asked, answers, strict=True)}
-        found = [a.point or points.get((e.observation.screenshot, str(a))) for a, e in pairs]
-        return [dataclasses.replace(a, point=p) if p or a.kind not in POINTING else None for (a, _), p in zip(pairs, found, strict=True)]
-
-    return execute
-
-
-_frozen = lru_cache(maxsize=1)(load_policy)
+def group_logprobs(
+    policy: Policy, prompt: Prompt, tokens: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Log-probability of each token [G, C] after the prompt and the tokens before it."""
+    G, C = tokens.shape
+    before = torch.tensor([prompt.ids] * G, device=tokens.device)
+    rows = torch.cat([before, tokens], dim=1)  # [G, S]
+    positions = rope_positions(policy, prompt, rows.cpu())
+    images = image_of(prompt, G)
+    output = run_model(policy, rows, positions, mm_encoder_outputs=images, use_cache=False)
+    # The state before a token predicts it: the shift by one, here and nowhere else.
+    predicting = output.last_hidden_state[:, -C - 1 : -1]  # [G, C, H]
+    scores = token_logprobs(policy, predicting, temperature)  # [G, C, V]
+    return scores.gather(-1, tokens[:, :, None])[:, :, 0]
 
 
-def frozen_vlm(name: str, policy: Policy, max_pixels: int = 0) -> Policy:
-    """What --tool_agent names: the policy's base, or another model by name or path."""
-    return policy if name == "base" else _frozen(name, max_pixels=max_pixels, load_in_4bit=None)
+@contextmanager
+def gradient_checkpointing(core: torch.nn.Module, wanted: bool) -> Iterator[None]:
+    """The library's own checkpointing, layer by layer. It works in training mode only, which
+    changes nothing else here: there is no dropout."""
+    if not wanted:
+        yield
+        return
+    core.gradient_checkpointing_enable({"use_reentrant": False})
+    core.train()
+    try:
+        yield
+    finally:
+        core.eval()
+        core.gradient_checkpointing_disable()
 
 
-def tool_agent(name: str, policy: Policy, max_pixels: int = 0) -> ToolAgent | None:
-    """The tool agent of --tool_agent; None for an empty name: the world's own."""
-    return vlm_tool_agent(frozen_vlm(name, policy, max_pixels)) if name else None
+REFERENCE = Forward(sample, completion_logprobs)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Plan-act loop
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- plan-act loop ------------------------------------------------------------------------------
+
+
+@dataclass
+class Plan:
+    forecast: list[Action]
+    tokens: int = 0  # written for it
+
+
+Planner = Callable[[list[Observation], list], list[Plan]]  # (observations, their environments)
+
+
+def policy_planner(
+    policy: Policy, horizon: int, choose: str = "", candidates: int = 8, seed: int = 0
+) -> Planner:
+    """Forecasts of a policy: greedy, or with `choose` the best of `candidates` sampled at
+    temperature 1.
+
+    DEPARTURE: choosing is not in the paper. It is the way in which a whole forecast can decide
+    about its first action: "likelihood" takes the one with the largest joint probability;
+    "agreement" the likeliest of those that begin as most of them do."""
+    group_size = candidates if choose else 1
+    temperature = 1.0 if choose else 0.0
+    how = Sampling(horizon, group_size, temperature, policy.max_new_tokens(horizon))
+    generator = torch.Generator(policy.device).manual_seed(seed)
+
+    def plan(observations: list[Observation], _envs: list) -> list[Plan]:
+        prompts = encode(policy, observations, horizon)
+        groups = sample_all(policy, prompts, how, lambda start: generator)
+        plans = []
+        for group in groups:
+            chosen = choose_rollout(group, choose)
+            tokens = sum(len(rollout.completion_ids) for rollout in group)
+            plans.append(Plan(chosen.forecast, tokens))
+        return plans
+
+    return plan
+
+
+def choose_rollout(group: Sequence[Rollout], choose: str) -> Rollout:
+    """The likeliest rollout, with "agreement" among those with the commonest first action."""
+    if choose == "agreement":
+        firsts = [first_line(rollout) for rollout in group]
+        most = max(firsts.count(first) for first in firsts)
+        group = [r for r, first in zip(group, firsts, strict=True) if firsts.count(first) == most]
+    return max(group, key=lambda rollout: sum(rollout.old_logprobs))
+
+
+def first_line(rollout: Rollout) -> str:
+    return str(rollout.forecast[0]) if rollout.forecast else ""
 
 
 @dataclass
 class Play:
-    """One played episode: for each step the observation, the forecast, the oracle's plan and what became of the first action."""
+    """One played episode: for each step what was seen, forecast, due (the oracle's plan) and
+    done."""
 
     observations: list[Observation] = field(default_factory=list)
     forecasts: list[list[Action]] = field(default_factory=list)
     references: list[list[Action]] = field(default_factory=list)
-    screens: list[tuple] = field(default_factory=list)      # (label, box) of each element, for pictures
-    results: list[str] = field(default_factory=list)
+    screens: list[tuple] = field(default_factory=list)  # (label, box) of each element, for pictures
+    results: list[str] = field(default_factory=list)  # info["result"] of the environment
     success: bool = False
     tokens: int = 0
     oracle_steps: int = 0
 
 
-Planner = Callable[[list[Observation], list], list[tuple[list[Action], int]]]
+def play(
+    planner: Planner,
+    envs: Sequence,
+    seeds: Sequence[int],
+    horizon: int,
+    tool_agent: ToolAgent | None = None,
+    carry: bool = False,
+) -> list[Play]:
+    """Plan-act loop over several environments at once: forecast T steps, execute the first,
+    observe, again.
 
-
-def policy_planner(policy: Policy, horizon: int, tool: "ToolAgent | None" = None, choose: str = "", candidates: int = 8, seed: int = 0) -> Planner:
-    """Forecasts of a policy: a function of (observations, environments) -> (forecast, tokens written) for each. With `tool` the
-    first step, the one that is executed, has the point that this tool agent finds, or none where it refuses.
-
-    Greedy, or with `choose` the best of `candidates` forecasts sampled at temperature 1 (DEPARTURE: not in the paper), the ways in
-    which a whole forecast can decide about its first action: "likelihood", the one with the largest joint probability;
-    "agreement", the likeliest of those that begin as most of them do.
-    """
-    how = Sampling(horizon, candidates if choose else 1, float(bool(choose)), policy.max_new_tokens(horizon))
-    generator = torch.Generator(policy.device).manual_seed(seed)
-
-    def plan(observations, _envs):
-        groups = sample_all(policy, encode(policy, observations, horizon), how, lambda start: generator)
-        chosen = [_chosen(group, choose) for group in groups]
-        if tool:  # asked for the first steps of all at once
-            pairs = [(r.forecast[0], Example(o, ())) for r, o in zip(chosen, observations, strict=True) if r.forecast]
-            for r, found in zip([r for r in chosen if r.forecast], tool(pairs), strict=True):
-                r.forecast[0] = found or dataclasses.replace(r.forecast[0], point=None)
-        return [(r.forecast, sum(len(each.completion_ids) for each in group)) for r, group in zip(chosen, groups, strict=True)]
-
-    return plan
-
-
-def _chosen(group: Sequence[Rollout], choose: str) -> Rollout:
-    first = [str(r.forecast[0]) if r.forecast else "" for r in group]
-    votes = [first.count(action) if choose == "agreement" else 0 for action in first]
-    return max(zip(group, votes, strict=True), key=lambda pair: (pair[1], sum(pair[0].old_logprobs)))[0]
-
-
-def play(planner: Planner, envs: Sequence, seeds: Sequence[int], execute: Callable, horizon: int, carry: bool = False) -> list[Play]:
-    """Plan-act loop over several environments at once: forecast T steps, execute the first, observe, forecast again.
-
-    `execute` hands an action to the frozen tool agent and the result to the environment. With `carry`, what was left of
-    the last forecast stands in the next prompt (DEPARTURE: not in the paper).
-    """
+    The first step goes to the frozen tool agent (None: the world's own) and what it returns to the
+    environment. With `carry`, what is left of the last forecast stands in the next prompt.
+    DEPARTURE: carrying a forecast along is not in the paper, which forecasts afresh; it is off by
+    default."""
     seen = [env.reset(seed)[0] for env, seed in zip(envs, seeds, strict=True)]
-    plays, running = [Play(oracle_steps=env.oracle_steps) for env in envs], list(range(len(envs)))
+    plays = [Play(oracle_steps=env.oracle_steps) for env in envs]
+    running = list(range(len(envs)))
     while running:
-        for i, (forecast, tokens) in zip(running, planner([seen[i] for i in running], [envs[i] for i in running]), strict=True):
-            p = plays[i]
-            p.observations.append(seen[i])
-            p.forecasts.append(forecast)
-            p.references.append(envs[i].oracle(horizon))
-            p.screens.append(envs[i].visible())
-            p.tokens += tokens
-            seen[i], _, terminated, truncated, info = execute(envs[i], forecast[0] if forecast else None)
+        observations = [seen[i] for i in running]
+        plans = planner(observations, [envs[i] for i in running])
+        own = [envs[i] for i in running]
+        executed = execute_first_steps(plans, observations, own, tool_agent)
+        still_running = []
+        for i, plan, action in zip(running, plans, executed, strict=True):
+            forecast = plan.forecast
+            remember(plays[i], seen[i], plan, envs[i], horizon)
+            said = str(forecast[0]) if forecast else "unreadable"
+            seen[i], _, terminated, truncated, info = envs[i].step(action, said=said)
             if carry:
-                seen[i] = Observation(seen[i].instruction, seen[i].screenshot, seen[i].history, tuple(forecast[1:]))
-            p.results.append(info["result"])
-            p.success = info["success"]
-            if terminated or truncated:
-                running = [j for j in running if j != i]
+                seen[i] = with_plan(seen[i], forecast[1:])
+            plays[i].results.append(info["result"])
+            plays[i].success = info["success"]
+            if not terminated and not truncated:
+                still_running.append(i)
+        running = still_running
     return plays
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Runs on disk
-# ----------------------------------------------------------------------------------------------------------------------
+def execute_first_steps(
+    plans: Sequence[Plan],
+    observations: Sequence[Observation],
+    envs: Sequence,
+    tool_agent: ToolAgent | None,
+) -> list[Action | None]:
+    """What the frozen tool agent makes of each plan's first step; None where it refuses, or where
+    nothing could be read. A foreign tool agent is asked for all of them at once."""
+    executed = [None] * len(plans)
+    readable = [i for i, plan in enumerate(plans) if plan.forecast]
+    firsts = [plans[i].forecast[0] for i in readable]
+    if tool_agent is None:
+        found = [envs[i].ground(first) for i, first in zip(readable, firsts, strict=True)]
+    else:
+        found = tool_agent(firsts, [Example(observations[i], ()) for i in readable])
+    for i, action in zip(readable, found, strict=True):
+        executed[i] = action
+    return executed
 
 
-def read_run(folder: str | Path) -> dict:
-    """config.json of a run of train.py; a folder that is missing, half-written or something else ends with one line."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        die(f"--run {folder}: there is no such folder")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        if not isinstance(config, dict) or not {"base", "horizon", "history", "carry_forecast"} <= set(config):
-            die(f"--run {folder}: config.json was not written by train.py of this version")
-        config.setdefault("env", "toy-gui")  # older runs know no other world
-    except FileNotFoundError:
-        die(f"--run {folder}: no config.json, this is not a run of train.py")
-    except (OSError, ValueError) as error:
-        die(f"--run {folder}: config.json cannot be read ({error})")
-    if not (folder / "adapter" / "adapter_model.safetensors").exists():
-        die(f"--run {folder}: no adapter yet, the run is not finished (python train.py --output_dir {folder} --resume goes on with it)")
-    return config
+def remember(record: Play, observation: Observation, plan: Plan, env, horizon: int) -> None:
+    """What stands before the action is carried out."""
+    record.observations.append(observation)
+    record.forecasts.append(plan.forecast)
+    record.references.append(env.oracle(horizon))
+    record.screens.append(env.visible())
+    record.tokens += plan.tokens
 
 
-def run_policy(folder: str | Path, config: dict, name: str | None = "adapter") -> Policy:
-    """The policy of a run: its last adapters, those of a stage, or none (the warm start); screens as large as in its training."""
-    policy = load_policy(config["base"], name and Path(folder) / name, max_pixels=config.get("max_pixels", 0),
-                         load_in_4bit=config.get("in_4bit", False))
-    policy.far_first = config.get("order") == "far"
-    return policy
-
-
-@contextmanager
-def memory_or_die() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError):
-            raise
-        die("the GPU's memory is full: lower --micro_batch or --sample_batch (and --resume), or start again with less --max_pixels or --load_in_4bit")
-
-
-@memory_or_die()
-def main() -> None:
-    from envs import TOYS, execute
-    from eval import draw_episode
-
-    parser = argparse.ArgumentParser(description="Play one episode of a run's toy world with its policy and draw it.")
-    parser.add_argument("--run", required=True, help="folder of a run of train.py")
-    parser.add_argument("--seed", type=int, default=0, help="which task of the split")
-    parser.add_argument("--split", default="test", help="where the task is taken from")
-    parser.add_argument("--picture", default="episode.png", help="where the film strip goes")
-    args = parser.parse_args()
-    config = read_run(args.run)
-    policy = run_policy(args.run, config)
-    tool, T = tool_agent(config.get("tool_agent", ""), policy, config.get("max_pixels", 0)), config["horizon"]
-    try:
-        env = TOYS[config["env"]](args.split, policy.toy_scale, config["history"])
-        p = play(policy_planner(policy, T, tool), [env], [args.seed], partial(execute, pointed=bool(tool)), T, config["carry_forecast"])[0]
-        draw_episode(p, args.picture)
-    except ValueError as error:
-        die(str(error))
-    except OSError as error:
-        die(f"cannot write {args.picture}: {error.strerror}")
-    print(f"task: {p.observations[0].instruction}")
-    for i, (forecast, result) in enumerate(zip(p.forecasts, p.results, strict=True), 1):
-        print(f"{i:3} {'; '.join(map(str, forecast)) or '(nothing readable)'}   [{result}]")
-    print(f"{'solved' if p.success else 'not solved'} in {len(p.results)} steps, the oracle needs {p.oracle_steps}; picture in {args.picture}")
-
-
-if __name__ == "__main__":
-    main()
+def with_plan(observation: Observation, plan: Sequence[Action]) -> Observation:
+    return Observation(
+        observation.instruction, observation.screenshot, observation.history, tuple(plan)
+    )

@@ -1,50 +1,95 @@
-"""The GPU check tries itself on a CPU, so that it does not fail on the day when a card is lent."""
+"""extras/gpu_check.py tries itself on a CPU, so that it does not fail on the day of a card."""
 
 import json
 from argparse import Namespace
 
-import gpu_check
 import pytest
 import torch
 
+from extras import gpu_check
+
 
 def test_it_runs_on_a_cpu(tmp_path):
-    gpu_check.main(["--shape", "tiny", "--device", "cpu", "--completion", "4", "--json", str(tmp_path / "gpu.json")])
-    found = json.loads((tmp_path / "gpu.json").read_text())
-    row, = found["rows"]
-    assert (row["shape"], row["bits"], row["failed"], row["completion_tokens"]) == ("tiny", 16, None, 4)
-    assert row["prompt_tokens"] > found["image_tokens"] == 64 and row["peak_gib"] >= row["weights_gib"] > 0
-    assert set(row["seconds"]) == {"sampling", "update", "tool_agent"} and all(s > 0 for s in row["seconds"].values())
+    file = tmp_path / "gpu.json"
+    flags = ["--shape", "tiny", "--device", "cpu", "--completion", "4", "--json", str(file)]
+    gpu_check.main(flags)
+    found = json.loads(file.read_text())
+    assert found["image_tokens"] == 64 and found["group_size"] == 8
+    [row] = found["rows"]
+    assert (row["shape"], row["bits"], row["failed"]) == ("tiny", 16, None)
+    assert row["completion_tokens"] == 4
+    assert row["prompt_tokens"] > found["image_tokens"]
+    assert row["peak_gib"] >= row["weights_gib"] > 0
+    assert set(row["seconds"]) == {"sampling", "update", "tool_agent"}
+    assert all(seconds > 0 for seconds in row["seconds"].values())
 
 
-@pytest.mark.parametrize("held,rows,other", [(4, [16, 8, 4], [[1, 2]]), (4, [16, 8, 4], [[1, 3]]), (0, [16, 8, 4, 2, 1], [[1, 2]])])
-def test_beside_trl(monkeypatch, held, rows, other):
-    """A side gets fewer rows at once until they fit, ours at least one prompt's; a row says where the sides did not do the same."""
+PROMPTS = [[1, 2]]
+OTHER_PROMPTS = [[1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("held", "tried_by_trl", "prompts_of_trl"),
+    [
+        (4, [16, 8, 4], PROMPTS),
+        (4, [16, 8, 4], OTHER_PROMPTS),
+        (0, [16, 8, 4, 2, 1], PROMPTS),
+    ],
+    ids=["same work", "other prompts", "never fits"],
+)
+def test_beside_trl(monkeypatch, held, tried_by_trl, prompts_of_trl):
+    """A side gets fewer rows at once until they fit, ours at least one prompt's; a row says where
+    the sides did not do the same."""
+    ours = {
+        "done": {"prompt_ids": PROMPTS, "completion_tokens": 9},
+        "row": {"seconds": {"sampling": 2, "update": 2}, "peak_gib": 3},
+    }
+    theirs = {
+        "done": {"prompt_ids": prompts_of_trl, "completion_tokens": 9},
+        "row": {"seconds": {"sampling": 6, "update": 14}, "peak_gib": 12},
+    }
     tried = []
 
     def run_side(args, side, rows, **_):
-        ours = side == "ours"
         tried.append(rows)
-        if rows > (8 if ours else held):
+        fits = rows <= 8 if side == "ours" else rows <= held
+        if not fits:
             return {"failed": "out of memory"}
-        return {"done": {"prompt_ids": [[1, 2]] if ours else other, "completion_tokens": 9},
-                "row": {"seconds": {"sampling": 2 if ours else 6, "update": 2 if ours else 14}, "peak_gib": 3 if ours else 12}}
+        return ours if side == "ours" else theirs
 
     monkeypatch.setattr(gpu_check, "run_side", run_side)
     row = gpu_check.compare(Namespace(trl=True, prompts=2), shape="2b", bits=4)
-    assert tried == [16, 8, *rows] and row["rows_at_once"] == 8 and row["trl"]["rows_at_once"] == rows[-1]
-    assert row["trl"]["failed"] == (None if held else "out of memory") and ("times_faster" in row) == bool(held)
-    if held:
-        assert row["times_faster"] == {"sampling": 3, "update": 7, "iteration": 5} and row["share_of_memory"] == 0.25
-        same = other == [[1, 2]]
-        assert row["failed"] == (None if same else "the sides did not do the same: 9 and 9 completion tokens, prompts different")
+    assert tried == [16, 8, *tried_by_trl]
+    assert row["rows_at_once"] == 8
+    assert row["trl"]["rows_at_once"] == tried_by_trl[-1]
+    if held == 0:
+        assert row["trl"]["failed"] == "out of memory"
+        assert "times_faster" not in row
+        return
+    assert row["trl"]["failed"] is None
+    assert row["times_faster"] == {"sampling": 3, "update": 7, "iteration": 5}
+    assert row["share_of_memory"] == 0.25
+    if prompts_of_trl == PROMPTS:
+        assert row["failed"] is None
+    else:
+        wrong = "the sides did not do the same: 9 and 9 completion tokens, prompts different"
+        assert row["failed"] == wrong
 
 
-def test_mistakes_end_in_one_line(dies, monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("", "no CUDA device here"),
+        ("--shape 3b", "invalid choice: '3b'"),
+        ("--device cpu --trl", "pip install 'trl==1.16.*'"),
+        ("--device cpu --tokens 60", "--tokens"),
+        ("--device cpu --tokens 80", "--tokens"),
+        ("--device cpu --prompts 0", "--prompts"),
+        ("--device cpu --json /nowhere/x.json", "--json: no folder /nowhere"),
+        ("--device cpu --scratch /nowhere", "--scratch: no folder /nowhere"),
+    ],
+)
+def test_mistakes_end_in_one_line(flags, said, dies, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(gpu_check, "find_spec", lambda _: None)
-    wrong = {"": "no CUDA device here", "--shape 3b": "invalid choice: '3b'", "--device cpu --trl": "pip install 'trl==1.16.*'",
-             "--device cpu --tokens 60": "--tokens", "--device cpu --prompts 0": "--prompts",
-             "--device cpu --json /nowhere/x.json": "--json: no folder /nowhere"}
-    for flags, said in wrong.items():
-        assert said in dies(gpu_check.main, flags.split())
+    assert said in dies(gpu_check.main, flags.split())

@@ -1,7 +1,6 @@
 """rewards.py: hand-computed numbers, properties, and every known way to be paid for nothing."""
 
 import builtins
-import doctest
 import math
 
 import numpy as np
@@ -9,10 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import agent
-import envs
-import eval as exam
-import rewards
 from agent import format_forecast, parse_forecast
 from envs import Action
 from rewards import (
@@ -24,7 +19,6 @@ from rewards import (
     similarity,
     text_similarity,
     trajectory_reward,
-    trl_reward,
 )
 
 
@@ -32,26 +26,50 @@ def click(label: str) -> Action:
     return Action("click", label)
 
 
-SAVE, EXIT, AMBER = click("Save"), click("Exit"), Action("type", "amber")
-BACK, DOWN, DONE = Action("back"), Action("scroll", "down"), Action("done")
-actions = st.sampled_from([SAVE, EXIT, BACK, DOWN, AMBER, DONE, Action("type", "Save"), Action("hover", "Save")])
+SAVE = click("Save")
+EXIT = click("Exit")
+AMBER = Action("type", "amber")
+BACK = Action("back")
+DOWN = Action("scroll", "down")
+DONE = Action("done")
+actions = st.sampled_from(
+    [SAVE, EXIT, BACK, DOWN, AMBER, DONE, Action("type", "Save"), Action("hover", "Save")]
+)
 trajectories = st.lists(actions, min_size=1, max_size=5)
 gammas = st.floats(0.0, 1.0)
-weights = st.tuples(st.floats(0.1, 2.0), st.floats(0.0, 0.5)).map(lambda w: (w[0], w[0] * w[1]))  # lambda_rep <= lambda_align / 2
+# (lambda_align, lambda_rep) with lambda_rep <= lambda_align / 2
+weights = st.tuples(st.floats(0.1, 2.0), st.floats(0.0, 0.5)).map(lambda w: (w[0], w[0] * w[1]))
 
 
 def R(forecast, reference, horizon, gamma=0.5, align=1.0, rep=0.25, readable=True) -> float:
-    return trajectory_reward(forecast, reference, horizon, gamma, align, rep, readable)[0]["reward"]
+    return trajectory_reward(forecast, reference, horizon, gamma, align, rep, readable).terms[
+        "reward"
+    ]
 
 
-# ---- similarity --------------------------------------------------------------------------------------------------------
+# ---- similarity ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("said", "meant", "value"), [
-    ("Save", "Save", 1.0), ("save", "Save", 1.0), ("tap on the Save button", "Save", 1.0), ("Save", "click the Save button", 1.0),
-    ("the red coat", "coat", 2 / 3), ("blue coat", "red coat", 0.5), ("coat", "big red winter coat", 0.0), ("a", "restaurant", 0.0),
-    ("rest", "restaurant", 0.0), ("the Exit button", "the Save button", 0.0), ("", "Save", 0.0), ("Save", "", 0.0), ("", "", 0.0),
-    ("Save Save Save", "Save", 0.5), ("!!!", "???", 0.0)])
+@pytest.mark.parametrize(
+    ("said", "meant", "value"),
+    [
+        ("Save", "Save", 1.0),
+        ("save", "Save", 1.0),
+        ("tap on the Save button", "Save", 1.0),
+        ("Save", "click the Save button", 1.0),
+        ("the red coat", "coat", 2 / 3),
+        ("blue coat", "red coat", 0.5),
+        ("coat", "big red winter coat", 0.0),
+        ("a", "restaurant", 0.0),
+        ("rest", "restaurant", 0.0),
+        ("the Exit button", "the Save button", 0.0),
+        ("", "Save", 0.0),
+        ("Save", "", 0.0),
+        ("", "", 0.0),
+        ("Save Save Save", "Save", 0.5),
+        ("!!!", "???", 0.0),
+    ],
+)
 def test_text_similarity_by_hand(said, meant, value):
     assert text_similarity(said, meant) == pytest.approx(value)
 
@@ -64,7 +82,11 @@ def test_text_similarity_is_symmetric_and_bounded(a, b):
 
 def test_same_text_forgives_case_and_spaces_only():
     assert same_text("  New  York ", "new york")
-    assert not same_text("New York!", "New York") and not same_text("New", "New York") and not same_text("", "New York")
+    assert (
+        not same_text("New York!", "New York")
+        and not same_text("New", "New York")
+        and not same_text("", "New York")
+    )
 
 
 def test_points_are_compared_only_where_no_text_is_known():
@@ -75,30 +97,46 @@ def test_points_are_compared_only_where_no_text_is_known():
     assert similarity(SAVE, at(0.5)) == 0.0  # no point was said
 
 
-# ---- stage 1 -----------------------------------------------------------------------------------------------------------
+# ---- stage 1 ------------------------------------------------------------------------------------
 
 TRUTH = [SAVE, EXIT, DONE]
 
 
-@pytest.mark.parametrize(("forecast", "reference", "horizon", "readable", "reward"), [
-    (TRUTH, TRUTH, 3, True, 1 + 0.5 + 0.25),
-    ([SAVE], TRUTH, 3, True, 1.0),                                                # too short: the rest pays nothing
-    ([EXIT, SAVE, DONE], TRUTH, 3, True, 0.25),                                   # right actions in the wrong places pay nothing
-    ([SAVE, SAVE, DONE], TRUTH, 3, True, 1 - 0.5 * 0.25 + 0.25),                  # a wrong repetition costs lambda_rep
-    ([DOWN, DOWN], [DOWN, DOWN], 2, True, 1 + 0.5 * (1 - 0.25)),                  # a right one costs it too, and is worth it
-    ([SAVE, EXIT, SAVE, EXIT], [SAVE], 4, True, 1 - 0.25 * (0.5 + 0.25 + 0.125)),  # beyond the reference: once a step, not twice
-    ([SAVE, EXIT], TRUTH, 3, False, 1.5 - 0.25 * (0.25 + 0.125)),                 # a bad third line costs it and the place behind
-    ([], TRUTH, 3, False, -0.25 * (1 + 0.5 + 0.25 + 0.125)),
-    ([], TRUTH, 3, True, 0.0),
-    (TRUTH, TRUTH, 2, True, 1.5),                                                 # the horizon ends both
-    (TRUTH[:2], TRUTH, 2, False, 1.5 - 0.25 * 0.25),                              # one line more than asked for is unreadable
-    ([click("red coat"), BACK], [click("coat"), BACK], 2, True, 2 / 3 + 0.5),
-])
+ONE_BAD_LINE = 0.25 * (0.25 + 0.125)  # the third line and the place behind it, at gamma 0.5
+
+
+@pytest.mark.parametrize(
+    ("forecast", "reference", "horizon", "readable", "reward"),
+    [
+        (TRUTH, TRUTH, 3, True, 1 + 0.5 + 0.25),
+        # too short: the rest pays nothing
+        ([SAVE], TRUTH, 3, True, 1.0),
+        # right actions in the wrong places pay nothing
+        ([EXIT, SAVE, DONE], TRUTH, 3, True, 0.25),
+        # a wrong repetition costs lambda_rep
+        ([SAVE, SAVE, DONE], TRUTH, 3, True, 1 - 0.5 * 0.25 + 0.25),
+        # a right one costs it too, and is worth it
+        ([DOWN, DOWN], [DOWN, DOWN], 2, True, 1 + 0.5 * (1 - 0.25)),
+        # beyond the reference: once a step, not twice
+        ([SAVE, EXIT, SAVE, EXIT], [SAVE], 4, True, 1 - 0.25 * (0.5 + 0.25 + 0.125)),
+        # a bad third line costs it and the place behind
+        ([SAVE, EXIT], TRUTH, 3, False, 1.5 - ONE_BAD_LINE),
+        ([], TRUTH, 3, False, -0.25 * (1 + 0.5 + 0.25 + 0.125)),
+        ([], TRUTH, 3, True, 0.0),
+        # the horizon ends both
+        (TRUTH, TRUTH, 2, True, 1.5),
+        # one line more than asked for is unreadable
+        (TRUTH[:2], TRUTH, 2, False, 1.5 - 0.25 * 0.25),
+        ([click("red coat"), BACK], [click("coat"), BACK], 2, True, 2 / 3 + 0.5),
+    ],
+)
 def test_trajectory_reward_by_hand(forecast, reference, horizon, readable, reward):
-    terms, steps = trajectory_reward(forecast, reference, horizon, 0.5, 1.0, 0.25, readable)
+    found = trajectory_reward(forecast, reference, horizon, 0.5, 1.0, 0.25, readable)
+    terms = found.terms
     assert terms["reward"] == pytest.approx(reward)
     assert terms["align"] + terms["repeat"] + terms["overrun"] == pytest.approx(reward)
-    assert sum(steps) == pytest.approx(reward) and len(steps) == horizon + 1
+    assert sum(found.steps) == pytest.approx(reward)
+    assert len(found.steps) == horizon + 1
 
 
 @given(trajectories, trajectories, st.integers(1, 5), gammas, weights)
@@ -106,38 +144,53 @@ def test_trajectory_reward_is_the_formula(forecast, reference, horizon, gamma, w
     align, rep = w
     expected = 0.0
     for t, action in enumerate(forecast[:horizon], 1):
-        repeated = action in forecast[:t - 1]
-        r = align * similarity(action, reference[t - 1]) - rep * repeated if t <= len(reference) else -rep
+        repeated = action in forecast[: t - 1]
+        if t <= len(reference):
+            r = align * similarity(action, reference[t - 1]) - rep * repeated
+        else:
+            r = -rep
         expected += gamma ** (t - 1) * r
     assert R(forecast, reference, horizon, gamma, align, rep) == pytest.approx(expected)
 
 
 @given(trajectories, trajectories, st.integers(1, 5), gammas, weights, st.booleans())
-def test_reward_is_bounded_and_unreadable_is_the_minimum(forecast, reference, horizon, gamma, w, readable):
+def test_reward_is_bounded_and_unreadable_is_the_minimum(
+    forecast, reference, horizon, gamma, w, readable
+):
     discounts = [gamma**t for t in range(horizon + 1)]
     worst = R([], reference, horizon, gamma, *w, readable=False)
     assert worst == pytest.approx(-w[1] * sum(discounts))
-    assert worst - 1e-9 <= R(forecast, reference, horizon, gamma, *w, readable) <= w[0] * sum(discounts[:-1]) + 1e-9
+    best = w[0] * sum(discounts[:-1])
+    reward = R(forecast, reference, horizon, gamma, *w, readable)
+    assert worst - 1e-9 <= reward <= best + 1e-9
 
 
 @given(trajectories, trajectories, st.integers(1, 5), gammas, weights, st.booleans())
 def test_no_forecast_beats_the_truth(forecast, reference, horizon, gamma, w, readable):
-    """The truth may repeat actions; with lambda_rep <= lambda_align / 2 it is the best forecast all the same."""
-    assert R(forecast, reference, horizon, gamma, *w, readable) <= R(reference, reference, horizon, gamma, *w) + 1e-9
+    """The truth may repeat actions; with lambda_rep <= lambda_align / 2 it is the best forecast
+    all the same."""
+    assert (
+        R(forecast, reference, horizon, gamma, *w, readable)
+        <= R(reference, reference, horizon, gamma, *w) + 1e-9
+    )
 
 
 def test_a_paraphrase_is_a_repetition():
-    """Otherwise `the Save button` after `Save` is paid like Save and costs nothing: better than a truth that repeats itself."""
+    """Otherwise `the Save button` after `Save` is paid like Save and costs nothing: better than a
+    truth that repeats itself."""
     for other in ("the Save button", "SAVE", "tap save"):
         assert repetitions([SAVE, click(other)]) == [0, 1]
         assert R([SAVE, click(other)], [SAVE, SAVE], 2) <= R([SAVE, SAVE], [SAVE, SAVE], 2)
     assert repetitions([click("red coat"), click("coat red")]) == [0, 1]
-    assert repetitions([SAVE, EXIT, BACK, Action("type", "Save"), Action("hover", "Save")]) == [0] * 5
+    assert (
+        repetitions([SAVE, EXIT, BACK, Action("type", "Save"), Action("hover", "Save")]) == [0] * 5
+    )
 
 
 @given(trajectories, trajectories, trajectories, gammas, weights)
 def test_padding_never_gains(forecast, reference, padding, gamma, w):
-    forecast = (forecast + reference)[: max(len(reference), len(forecast))]  # at least as long as the reference
+    at_least = max(len(reference), len(forecast))
+    forecast = (forecast + reference)[:at_least]
     before = R(forecast, reference, 12, gamma, *w)
     after = R(forecast + padding, reference, 12, gamma, *w)
     assert after <= before + 1e-9
@@ -145,21 +198,29 @@ def test_padding_never_gains(forecast, reference, padding, gamma, w):
         assert after < before
 
 
-@given(st.lists(actions.filter(lambda a: a != DONE), min_size=5, max_size=8), st.integers(1, 5), trajectories)
+@given(
+    st.lists(actions.filter(lambda a: a != DONE), min_size=5, max_size=8),
+    st.integers(1, 5),
+    trajectories,
+)
 def test_lines_beyond_the_horizon_cost(reference, horizon, more):
-    read = lambda lines: parse_forecast(format_forecast(lines), horizon)  # noqa: E731
-    (forecast, error), (longer, overlong) = read(reference[:horizon]), read(reference[:horizon] + more)
-    assert error is None and overlong is not None
+    asked = reference[:horizon]
+    forecast, error = parse_forecast(format_forecast(asked), horizon)
+    longer, too_long = parse_forecast(format_forecast(asked + more), horizon)
+    assert error is None
+    assert too_long is not None
     assert R(longer, reference, horizon, readable=False) < R(forecast, reference, horizon)
 
 
 @given(st.lists(actions, min_size=2, max_size=5), trajectories, gammas, weights, st.data())
-def test_repeating_an_earlier_step_never_gains_unless_it_is_right(forecast, reference, gamma, w, data):
+def test_repeating_an_earlier_step_never_gains_unless_it_is_right(
+    forecast, reference, gamma, w, data
+):
     t = data.draw(st.integers(1, len(forecast) - 1))
     copied = forecast[data.draw(st.integers(0, t - 1))]
     if t < len(reference) and similarity(copied, reference[t]) > 0:
         return
-    repeated = [*forecast[:t], copied, *forecast[t + 1:]]
+    repeated = [*forecast[:t], copied, *forecast[t + 1 :]]
     assert R(repeated, reference, 5, gamma, *w) <= R(forecast, reference, 5, gamma, *w) + 1e-9
 
 
@@ -170,14 +231,17 @@ def test_any_cycle_is_made_of_repetitions(names):
     assert sum(repetitions(forecast)) == len(names) - len(set(names))
 
 
-# ---- holes that were found in other code ----------------------------------------------------------------------------------
+# ---- holes that were found in other code --------------------------------------------------------
 
 HOLES = {
     "another app": (Action("open_app", "Clock"), Action("open_app", "Calendar")),
     "an app named in part": (Action("open_app", "Google"), Action("open_app", "Google Maps")),
     "a letter of the typed word": (Action("type", "a"), Action("type", "restaurant")),
     "a letter of the element": (click("a"), click("restaurant")),
-    "more than the typed word": (Action("type", "restaurant and more"), Action("type", "restaurant")),
+    "more than the typed word": (
+        Action("type", "restaurant and more"),
+        Action("type", "restaurant"),
+    ),
     "an empty answer": (Action("answer", ""), Action("answer", "42")),
     "a part of the answer": (Action("answer", "4"), Action("answer", "42")),
     "an answer that contains it": (Action("answer", "1 2 3 42"), Action("answer", "42")),
@@ -200,80 +264,133 @@ def test_holes_pay_nothing(said, meant):
     assert grounded_reward(said, meant, [(0.0, 0.0, 1.0, 1.0)]) == 0.0
 
 
-@pytest.mark.parametrize("text", ["__import__('os').system('touch owned')", "{'action': 'click', 'point': [1, 2]}", "eval('1')",
-                                  "exec(\"open('owned', 'w')\")", "[x for x in ().__class__.__base__.__subclasses__()]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('touch owned')",
+        "{'action': 'click', 'point': [1, 2]}",
+        "eval('1')",
+        "exec(\"open('owned', 'w')\")",
+        "[x for x in ().__class__.__base__.__subclasses__()]",
+    ],
+)
 def test_code_is_never_run_and_earns_the_minimum(text, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("eval", "exec"):
         monkeypatch.setattr(builtins, name, lambda *_: pytest.fail("model text was executed"))
     forecast, error = parse_forecast(text, 5)
     assert forecast == [] and error
-    assert R(forecast, TRUTH, 5, readable=False) == pytest.approx(-0.25 * sum(0.5**t for t in range(6)))
+    assert R(forecast, TRUTH, 5, readable=False) == pytest.approx(
+        -0.25 * sum(0.5**t for t in range(6))
+    )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 96), (1080, 2400), (3840, 2160)])
 def test_a_click_is_judged_by_its_box_at_every_resolution(width, height):
-    """A fixed radius in pixels would pay a click beside a small button: one pixel off pays nothing, on any screen."""
+    """A fixed radius in pixels would pay a click beside a small button: one pixel off pays
+    nothing, on any screen."""
     box = (10 / width, 10 / height, 42 / width, 26 / height)
-    hit = lambda x, y: grounded_reward(Action("click", "Save", (x / width, y / height)), SAVE, [box])  # noqa: E731
+
+    def hit(x: int, y: int) -> float:
+        return grounded_reward(at(x / width, y / height), SAVE, [box])
+
     assert hit(10, 10) == hit(42, 26) == hit(26, 18) == 1.0
     assert hit(9, 18) == hit(43, 18) == hit(26, 9) == hit(26, 27) == 0.0
 
 
-# ---- stage 2 -----------------------------------------------------------------------------------------------------------
+# ---- stage 2 ------------------------------------------------------------------------------------
 
 BOX = (0.25, 0.5, 0.5, 0.75)
 
 
-@pytest.mark.parametrize(("executed", "reference", "boxes", "reward"), [
-    (Action("click", "Save", (0.3, 0.6)), SAVE, [BOX], 1.0),
-    (Action("click", "other words", (0.3, 0.6)), SAVE, [BOX], 1.0),               # what counts is where the tool agent went
-    (Action("click", "Save", (0.25, 0.5)), SAVE, [BOX], 1.0),                     # corners belong to the box
-    (Action("click", "Save", (0.5, 0.75)), SAVE, [BOX], 1.0),
-    (Action("click", "Save", (0.5001, 0.6)), SAVE, [BOX], 0.0),
-    (Action("click", "Save", (0.3, 0.4999)), SAVE, [BOX], 0.0),
-    (Action("click", "Save", (0.9, 0.9)), SAVE, [BOX, (0.8, 0.8, 1.0, 1.0)], 1.0),  # any of several boxes
-    (Action("long_press", "Save", (0.3, 0.6)), SAVE, [BOX], 0.0),                 # another kind
-    (SAVE, SAVE, [BOX], 0.0),                                                     # a click that goes nowhere
-    (None, SAVE, [BOX], 0.0),                                                     # refused
-    (None, DONE, [], 0.0),
-    (Action("click", "", (0.5, 0.5)), Action("click", "", (0.5, 0.6)), [], 1.0),  # no box: a share of the screen
-    (Action("click", "", (0.5, 0.5)), Action("click", "", (0.5, 0.65)), [], 0.0),
-    (Action("click", "", (0.5, 0.5)), SAVE, [], 0.0),                             # neither box nor point: nothing to agree with
-    (Action("type", "Amber "), AMBER, [], 1.0), (Action("type", "birch"), AMBER, [], 0.0), (DONE, DONE, [], 1.0), (BACK, DONE, [], 0.0),
-])
+def at(x: float, y: float, kind: str = "click", text: str = "Save") -> Action:
+    return Action(kind, text, (x, y))
+
+
+@pytest.mark.parametrize(
+    ("executed", "reference", "boxes", "reward"),
+    [
+        (at(0.3, 0.6), SAVE, [BOX], 1.0),
+        # what counts is where the tool agent went
+        (at(0.3, 0.6, text="other words"), SAVE, [BOX], 1.0),
+        # corners belong to the box
+        (at(0.25, 0.5), SAVE, [BOX], 1.0),
+        (at(0.5, 0.75), SAVE, [BOX], 1.0),
+        (at(0.5001, 0.6), SAVE, [BOX], 0.0),
+        (at(0.3, 0.4999), SAVE, [BOX], 0.0),
+        # any of several boxes
+        (at(0.9, 0.9), SAVE, [BOX, (0.8, 0.8, 1.0, 1.0)], 1.0),
+        # another kind
+        (at(0.3, 0.6, kind="long_press"), SAVE, [BOX], 0.0),
+        # a click that goes nowhere
+        (SAVE, SAVE, [BOX], 0.0),
+        # refused
+        (None, SAVE, [BOX], 0.0),
+        (None, DONE, [], 0.0),
+        # no box: a share of the screen
+        (at(0.5, 0.5, text=""), at(0.5, 0.6, text=""), [], 1.0),
+        (at(0.5, 0.5, text=""), at(0.5, 0.65, text=""), [], 0.0),
+        # neither box nor point: nothing to agree with
+        (at(0.5, 0.5, text=""), SAVE, [], 0.0),
+        (Action("type", "Amber "), AMBER, [], 1.0),
+        (Action("type", "birch"), AMBER, [], 0.0),
+        (DONE, DONE, [], 1.0),
+        (BACK, DONE, [], 0.0),
+    ],
+)
 def test_grounded_reward_by_hand(executed, reference, boxes, reward):
     value = grounded_reward(executed, reference, boxes)
     assert value == reward and isinstance(value, float)
 
 
-# ---- advantages --------------------------------------------------------------------------------------------------------
+# ---- advantages ---------------------------------------------------------------------------------
 
-tables = st.integers(2, 8).flatmap(lambda g: st.integers(1, 5).flatmap(lambda t: st.lists(
-    st.lists(st.floats(-2, 2), min_size=t, max_size=t), min_size=g, max_size=g))).map(np.array)
+
+@st.composite
+def tables(draw) -> np.ndarray:
+    """[G, T] step rewards."""
+    group_size = draw(st.integers(2, 8))
+    horizon = draw(st.integers(1, 5))
+    row = st.lists(st.floats(-2, 2), min_size=horizon, max_size=horizon)
+    return np.array(draw(st.lists(row, min_size=group_size, max_size=group_size)))
 
 
 def test_group_advantages_by_hand():
-    steps = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])                  # R = 2, 1, 1, 0; std sqrt(1/2)
-    z = 1 / (math.sqrt(0.5) + 1e-4)
-    np.testing.assert_allclose(group_advantages(steps, "trajectory"), np.repeat([[z], [0], [0], [-z]], 2, axis=1), atol=1e-12)
-    np.testing.assert_allclose(group_advantages(steps, "trajectory", False)[:, 0], [1, 0, 0, -1])
-    np.testing.assert_allclose(group_advantages(steps, "step", False), [[1, 0.5], [0, -0.5], [0, 0.5], [-1, -0.5]])
-    np.testing.assert_allclose(group_advantages(steps, "step"), z * np.array([[1, 0.5], [0, -0.5], [0, 0.5], [-1, -0.5]]))
+    steps = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # R = 2, 1, 1, 0
+    z = 1 / (math.sqrt(0.5) + 1e-4)  # the std of R is sqrt(1/2)
+    whole = np.array([[z, z], [0, 0], [0, 0], [-z, -z]])
+    from_here_on = np.array([[1, 0.5], [0, -0.5], [0, 0.5], [-1, -0.5]])
+    np.testing.assert_allclose(group_advantages(steps, "trajectory"), whole, atol=1e-12)
+    centred = group_advantages(steps, "trajectory", std_normalise=False)
+    np.testing.assert_allclose(centred[:, 0], [1, 0, 0, -1])
+    centred = group_advantages(steps, "step", std_normalise=False)
+    np.testing.assert_allclose(centred, from_here_on)
+    np.testing.assert_allclose(group_advantages(steps, "step"), z * from_here_on)
+
+
+def test_far_first_credit_is_what_is_still_to_be_written():
+    steps = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    near = group_advantages(steps, "step", False)
+    far = group_advantages(steps[:, ::-1], "step", False)[:, ::-1]
+    # near: the tokens of step 2 can only change step 2
+    assert near[:, 1].tolist() == [-0.25, -0.25, 0.75, -0.25]
+    # far: those of step 1, written last, only step 1
+    assert far[:, 0].tolist() == [0.75, -0.25, -0.25, -0.25]
 
 
 @pytest.mark.parametrize("credit", ["trajectory", "step", "own"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_a_group_of_equal_rewards_has_no_advantage(credit, dtype, normalise):
-    """The fp32 std of eight times 0.3 is 3e-8 and not 0; neither it nor noise of 1e-8 may become an advantage."""
+    """The fp32 std of eight times 0.3 is 3e-8 and not 0; neither it nor noise of 1e-8 may become
+    an advantage."""
     steps = np.full((8, 3), 0.3, dtype)
     steps[0, 0] += 1e-8
     assert (group_advantages(steps, credit, normalise) == 0).all()
 
 
-@given(tables, st.booleans())
+@given(tables(), st.booleans())
 def test_advantages_are_centred_and_have_a_column_a_step(steps, normalise):
     for credit in ("trajectory", "step", "own"):
         found = group_advantages(steps, credit, normalise)
@@ -282,72 +399,28 @@ def test_advantages_are_centred_and_have_a_column_a_step(steps, normalise):
             assert found.std(axis=0).max() <= 1 + 1e-9
 
 
-@given(tables)
+@given(tables())
 def test_step_credit_telescopes(steps):
-    """What a step's tokens get beyond the next step's is that step's own reward against its group: returns are sums of it."""
+    """What a step's tokens get beyond the next step's is that step's own reward against its group:
+    returns are sums of it."""
     found = group_advantages(steps, "step", False)
     if not found.any():
         return
     own = steps - steps.mean(axis=0)
     alone = group_advantages(steps, "own", False)
     np.testing.assert_allclose(alone, own if alone.any() else 0 * own, atol=1e-5)
-    np.testing.assert_allclose(found - np.hstack([found[:, 1:], np.zeros((len(steps), 1))]), own, atol=1e-9)
+    np.testing.assert_allclose(
+        found - np.hstack([found[:, 1:], np.zeros((len(steps), 1))]), own, atol=1e-9
+    )
     np.testing.assert_allclose(found[:, 0], own.sum(axis=1), atol=1e-9)
     if np.ptp(steps.sum(axis=1)) > 1e-5:
-        np.testing.assert_allclose(found[:, 0], group_advantages(steps, "trajectory", False)[:, 0], atol=1e-9)
+        np.testing.assert_allclose(
+            found[:, 0], group_advantages(steps, "trajectory", False)[:, 0], atol=1e-9
+        )
 
 
-@given(tables, st.sampled_from(["trajectory", "step", "own"]))
+@given(tables(), st.sampled_from(["trajectory", "step", "own"]))
 def test_normalising_only_scales(steps, credit):
     plain, scaled = group_advantages(steps, credit, False), group_advantages(steps, credit, True)
     factor = np.abs(scaled).max() / np.abs(plain).max() if plain.any() else 0.0
     np.testing.assert_allclose(scaled, plain * factor, atol=1e-9)
-
-
-# ---- handed to another trainer --------------------------------------------------------------------------------------------
-
-
-def test_trl_reward_is_the_same_reward():
-    texts, truth = ["click Save\nclick Exit\ndone", "click Save\nfly", ""], ["\n".join(map(str, TRUTH))] * 3
-    expected = [1.75, 1 - 0.25 * (0.5 + 0.25 + 0.125), -0.25 * 1.875]
-    reward = trl_reward(parse_forecast, stage=1, horizon=3, gamma=0.5, lambda_align=1.0, lambda_rep=0.25)
-    assert reward(texts, truth) == pytest.approx(expected)
-    assert reward([[{"role": "assistant", "content": t}] for t in texts], truth) == pytest.approx(expected)
-    grounded = trl_reward(parse_forecast, stage=2, horizon=3, ground=lambda a, row: Action(a.kind, a.text, row["point"]))
-    assert grounded(texts, truth, boxes=[[BOX]] * 3, point=[(0.3, 0.6), (0.9, 0.9), (0.3, 0.6)]) == [1.0, 0.0, 0.0]
-
-
-@pytest.mark.slow
-def test_trl_trains_with_our_rewards(tiny, tmp_path):
-    """Two steps of TRL's GRPOTrainer (pip install 'trl==1.16.*') on the tiny model, with both stages' rewards as reward_funcs."""
-    trl, datasets = pytest.importorskip("trl", reason="needs pip install 'trl==1.16.*'"), pytest.importorskip("datasets")
-    import bench
-
-    policy, observations = agent.load_policy(tiny), bench.observations("toy")[:2]
-    agent.add_lora(policy, 4, 8, 0)
-    rows = [{"prompt": agent.build_prompt(o, 3), "images": [o.screenshot()], "reference": "click Save\ndone"} for o in observations]
-    seen = []
-
-    def first(completions, reference, **columns):
-        found = trl_reward(parse_forecast, stage=1, horizon=3)(completions, reference, **columns)
-        assert found == [rewards.trajectory_reward(f, [Action("click", "Save"), Action("done")], 3, readable=e is None)[0]["reward"]
-                         for f, e in (parse_forecast(c[-1]["content"], 3) for c in completions)]
-        seen.extend(found)
-        return found
-
-    settings = trl.GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=4, num_generations=4, max_completion_length=6,
-                              max_steps=2, beta=0.0, generation_kwargs={"suppress_tokens": policy.suppressed.tolist()}, report_to="none",
-                              save_strategy="no", dataloader_pin_memory=False, disable_tqdm=True)
-    trainer = trl.GRPOTrainer(policy.peft, [first, trl_reward(parse_forecast, stage=2, horizon=3)], settings, datasets.Dataset.from_list(rows),
-                              processing_class=bench.processor(policy))
-    trainer.train()
-    assert trainer.state.global_step == 2 and len(seen) == 8 and all(-2 < s < 2 for s in seen)
-
-
-# ---- examples in docstrings ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", [envs, rewards, agent, exam])
-def test_doctests(module):
-    result = doctest.testmod(module)
-    assert result.attempted > 0 and result.failed == 0

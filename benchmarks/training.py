@@ -1,0 +1,191 @@
+"""Recorded trajectories as training examples: windows of reference actions in random order.
+
+Called by train.py when --data is given.
+It knows no reward and no policy; which step belongs to which update depends on the seed alone.
+"""
+
+import itertools
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.catalog import BENCHMARKS, load_recorded
+from benchmarks.common import BadRecord, Episode, Report, observe
+from envs import Action, Example, die
+
+# Windows that are held in memory to be shuffled; an AndroidControl episode is about 3 MB.
+SHUFFLE_BUFFER = 256
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to train on."""
+
+    name: str
+    root: str
+    weight: float  # how often it is drawn from, beside the others' weights
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Items that can be read again and again."""
+
+    weight: float
+    open: Callable[[], Iterable]
+
+
+def parse_data(text: str) -> list[Source]:
+    """--data -> its sources; one line and exit code 2 for a set or a folder that is not there."""
+    sources = []
+    for part in text.split(","):
+        if not part:
+            continue
+        name, _, rest = part.partition(":")
+        root, _, weight = rest.partition("*")
+        if not weight:
+            weight = "1"
+        is_weight = weight.replace(".", "", 1).isdecimal()
+        if name not in BENCHMARKS or not Path(root).is_dir() or not is_weight:
+            form = "expected name:ROOT or name:ROOT*weight"
+            known = ", ".join(BENCHMARKS)
+            die(f"--data {part}: {form} with a name of {known} and a folder that exists")
+        sources.append(Source(name, root, float(weight)))
+    return sources
+
+
+def recorded_examples(
+    sources: list[Source],
+    *,
+    seed: int,
+    stage: str,
+    horizon: int,
+    history: int,
+    prompts_per_update: int,
+    first: int,
+) -> Iterator[list[Example]]:
+    """The examples of each update from `first` on, `prompts_per_update` of them, without an end.
+
+    A resumed run reads past what it has already used. An example whose screenshot cannot be read is
+    replaced by the next one, with a warning. ValueError for a set that is empty or over 5 % bad.
+    """
+    report = Report()
+    streams = []
+    for source in sources:
+        rng = random.Random(f"shuffle {seed} {stage} {source.name} {source.root}")
+        read = partial(shuffled_windows, source, horizon, history, rng, report)
+        streams.append(Stream(source.weight, read))
+    stream = mix(streams, seed)
+    told = 0
+    for update in itertools.count():
+        examples = take(stream, prompts_per_update, report)
+        for message in report.messages[told:]:
+            tqdm.write(f"warning: skipped {message}", file=sys.stderr)
+        told = len(report.messages)
+        if update >= first:
+            yield examples
+
+
+def take(stream: Iterator[Example], count: int, report: Report) -> list[Example]:
+    """The next `count` examples whose screenshots can be read."""
+    examples = []
+    while len(examples) < count:
+        example = next(stream)
+        try:
+            examples.append(with_open_screenshot(example))
+        except BadRecord as error:
+            report.skip("steps", str(error))
+    return examples
+
+
+def with_open_screenshot(example: Example) -> Example:
+    """The example with its screenshot in memory; BadRecord where it cannot be read."""
+    picture = example.observation.screenshot()
+    observation = replace(example.observation, screenshot=lambda: picture)
+    return replace(example, observation=observation)
+
+
+def shuffled_windows(
+    source: Source, horizon: int, history: int, rng: random.Random, report: Report
+) -> Iterator[Example]:
+    """One pass over a source's training split."""
+    return stream_shuffled(windows(source, horizon, history, report), SHUFFLE_BUFFER, rng)
+
+
+def windows(source: Source, horizon: int, history: int, report: Report) -> Iterator[Example]:
+    """An example for each recorded step.
+
+    The tool agent finds an element by the words of the recorded step instruction.
+    """
+    split = BENCHMARKS[source.name].train_split
+    for episode in load_recorded(source.name, source.root, split, report):
+        for place, step in enumerate(episode.steps):
+            yield Example(
+                observation=observe(episode, step, history),
+                reference=reference(episode, place, horizon),
+                boxes=step.boxes,
+                elements=tuple((step.action.text, box) for box in step.boxes),
+                key=f"{episode.id}/{step.raw['index']}",
+            )
+
+
+def reference(episode: Episode, place: int, horizon: int) -> tuple[Action, ...]:
+    """The recorded actions from a step on, at most `horizon`, and none from beyond a hole.
+
+    Only AgentNet's are not so exact: where a step is several actions, those before a hole, or those
+    behind it, make up for the index that is missing, and actions from beyond it come in.
+    """
+    window = episode.steps[place : place + horizon]
+    start = window[0].raw["index"]
+    actions = []
+    for ahead, step in enumerate(window):
+        # Behind a hole the index runs ahead of the place; in AgentNet it may also lag behind.
+        if step.raw["index"] - start <= ahead:
+            actions.append(step.action)
+    return tuple(actions)
+
+
+# ---- Random order ------------------------------------------------------------------------------
+
+
+def stream_shuffled(items: Iterable, buffer: int, rng: random.Random) -> Iterator:
+    """The items in random order, with at most `buffer` of them in memory."""
+    held = []
+    for item in items:
+        held.append(item)
+        if len(held) >= buffer:
+            at = rng.randrange(len(held))
+            held[at], held[-1] = held[-1], held[at]
+            yield held.pop()
+    rng.shuffle(held)
+    yield from held
+
+
+def mix(streams: list[Stream], seed: int) -> Iterator:
+    """Endless draws from several streams by weight; the same seed gives the same order.
+
+    ValueError for a weight that is not positive and for a stream without items.
+    """
+    weights = [stream.weight for stream in streams]
+    if not weights or min(weights) <= 0:
+        raise ValueError(f"weights must be positive: {weights}")
+    endless = [forever(stream) for stream in streams]
+    rng = random.Random(seed)
+    while True:
+        drawn = rng.choices(endless, weights)[0]
+        yield next(drawn)
+
+
+def forever(stream: Stream) -> Iterator:
+    """The stream's items; when it ends it is opened again."""
+    while True:
+        empty = True
+        for item in stream.open():
+            empty = False
+            yield item
+        if empty:
+            raise ValueError("a data stream has no items")

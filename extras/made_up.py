@@ -1,0 +1,293 @@
+"""Made-up hub checkpoints: Qwen-VLs of all three families with random weights, in the hub's layout.
+
+Called by the tests and by extras/gpu_check.py, so that neither has to download anything.
+They measure memory and time and try file formats; of what a trained model can do they say nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agent import SYSTEM
+from envs import ToyGUI
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    hidden: int
+    intermediate: int
+    depth: int
+    heads: int
+    deepstack: list[int]  # layers whose features go to the language model, Qwen3-VL only
+
+
+@dataclass(frozen=True)
+class Shape:
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    vocabulary: int
+    vision: VisionShape
+    tied: bool = True  # whether the head has the weights of the embedding
+
+
+# From the config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct; `tiny` has their architecture at a size
+# for tests.
+_SMALL_EYE = VisionShape(1024, 4096, 24, 16, [5, 11, 17])
+_LARGE_EYE = VisionShape(1152, 4304, 27, 16, [8, 16, 24])
+SHAPES = {
+    "2b": Shape(2048, 6144, 28, 16, 8, 128, 151936, _SMALL_EYE),
+    "4b": Shape(2560, 9728, 36, 32, 8, 128, 151936, _SMALL_EYE),
+    "8b": Shape(4096, 12288, 36, 32, 8, 128, 151936, _LARGE_EYE, tied=False),
+    "tiny": Shape(64, 128, 2, 4, 2, 16, 1056, VisionShape(32, 64, 2, 2, [0])),
+}
+LAST_FILE = "preprocessor_config.json"  # where it stands, make_hub was not interrupted
+
+
+def make_hub(
+    folder: Path,
+    family: str = "qwen3_vl",
+    shape: str = "tiny",
+    template: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> Path:
+    """Write a Qwen-VL of one of SHAPES with random weights to `folder`; returns the folder.
+
+    family: "qwen2_vl", "qwen2_5_vl" or "qwen3_vl". template: a chat template; None: TEMPLATE.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    folder.mkdir(parents=True, exist_ok=True)
+    size = SHAPES[shape]
+    special_ids = make_tokenizer(folder, size.vocabulary, template or TEMPLATE)
+    config = make_config(family, size, special_ids)
+    torch.manual_seed(0)
+    with default_dtype(dtype), torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config)
+    model.save_pretrained(folder)
+    processor = image_processor_config(family)
+    (folder / LAST_FILE).write_text(json.dumps(processor))
+    return folder
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New weights have this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+# ---- configuration ------------------------------------------------------------------------------
+
+
+def make_config(family: str, size: Shape, special_ids: dict[str, int]):
+    """The transformers config of a family at a size."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(
+        family,
+        text_config=text_config(family, size) | {"pad_token_id": special_ids["<|endoftext|>"]},
+        vision_config=vision_config(family, size),
+        image_token_id=special_ids["<|image_pad|>"],
+        video_token_id=special_ids["<|video_pad|>"],
+        vision_start_token_id=special_ids["<|vision_start|>"],
+        vision_end_token_id=special_ids["<|vision_end|>"],
+        tie_word_embeddings=size.tied,
+    )
+
+
+def text_config(family: str, size: Shape) -> dict:
+    """The language model. Qwen2-VL and 2.5 have hidden / heads numbers in a head."""
+    sections = {128: [24, 20, 20], 16: [4, 2, 2]}  # of half a head: time, height, width
+    rotary = {"rope_type": "default", "mrope_section": sections[size.head_size]}
+    config = {
+        "hidden_size": size.hidden,
+        "intermediate_size": size.intermediate,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.key_value_heads,
+        "vocab_size": size.vocabulary,
+        "tie_word_embeddings": size.tied,
+    }
+    if family == "qwen3_vl":
+        rotary |= {"rope_theta": 5e6, "mrope_interleaved": True}
+        config |= {"head_dim": size.head_size}
+    else:
+        rotary |= {"rope_theta": 1e6}
+    return config | {"rope_parameters": rotary}
+
+
+def vision_config(family: str, size: Shape) -> dict:
+    """The vision tower; each family names its parts in its own way."""
+    vision = size.vision
+    config = {
+        "depth": vision.depth,
+        "num_heads": vision.heads,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    if family == "qwen2_vl":
+        return config | {
+            "embed_dim": vision.hidden,
+            "hidden_size": size.hidden,
+            "mlp_ratio": 2,
+            "patch_size": 14,
+        }
+    config |= {
+        "hidden_size": vision.hidden,
+        "intermediate_size": vision.intermediate,
+        "out_hidden_size": size.hidden,
+    }
+    if family == "qwen2_5_vl":
+        return config | {
+            "patch_size": 14,
+            "window_size": 112,
+            "fullatt_block_indexes": [vision.depth - 1],
+        }
+    return config | {
+        "patch_size": 16,
+        "deepstack_visual_indexes": vision.deepstack,
+        "num_position_embeddings": 2304,
+    }
+
+
+def image_processor_config(family: str) -> dict:
+    """preprocessor_config.json in the old and in the new form of the hub."""
+    config = {
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    if family == "qwen3_vl":
+        return config | {
+            "size": {"shortest_edge": 65536, "longest_edge": 16777216},
+            "patch_size": 16,
+            "image_processor_type": "Qwen2VLImageProcessorFast",
+        }
+    return config | {
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+        "patch_size": 14,
+        "image_processor_type": "Qwen2VLImageProcessor",
+    }
+
+
+# ---- tokenizer ----------------------------------------------------------------------------------
+
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+PLAIN = [  # added, but not special
+    "<tool_call>",
+    "</tool_call>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+]
+FIRST_SPECIAL = 151643  # its id in the real vocabulary
+TEMPLATE = (
+    "{% if messages[0].role != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+    "{% for m in messages %}"
+    "<|im_start|>{{ m.role }}\n"
+    "{% if m.content is string %}{{ m.content }}"
+    "{% else %}{% for c in m.content %}"
+    "{% if c.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ c.text }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# How Qwen's tokenizer splits text into words, before the words are split into tokens.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def make_tokenizer(folder: Path, size: int, template: str = TEMPLATE) -> dict[str, int]:
+    """A byte-level BPE with the real special tokens; returns their ids.
+
+    They stand at the real ids where the vocabulary of `size` is the real one, else near its end.
+    """
+    from tokenizers import decoders, models
+
+    raw = trained_tokenizer()
+    first = size - 56
+    if size > FIRST_SPECIAL:
+        first = FIRST_SPECIAL
+    model = json.loads(raw.to_str())["model"]
+    vocabulary = dict(model["vocab"])
+    for i in range(len(vocabulary), first):
+        vocabulary[f"unused{i}"] = i
+    raw.model = models.BPE(vocabulary, [tuple(pair) for pair in model["merges"]])
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(SPECIAL)
+    raw.add_tokens(PLAIN)
+    raw.save(str(folder / "tokenizer.json"))
+    ids = {token: raw.token_to_id(token) for token in SPECIAL + PLAIN}
+    config = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "added_tokens_decoder": {str(i): added_token(token) for token, i in ids.items()},
+        "additional_special_tokens": SPECIAL[1:],
+        "clean_up_tokenization_spaces": False,
+        "chat_template": template,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return ids
+
+
+def trained_tokenizer():
+    """700 tokens that the system prompt and the toy GUI's words are made of."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    raw = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(WORDS), "isolated")
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet)
+    raw.train_from_iterator([SYSTEM, " ".join(ToyGUI.words)] * 3, trainer)
+    return raw
+
+
+def added_token(token: str) -> dict:
+    return {
+        "content": token,
+        "special": token in SPECIAL,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "single_word": False,
+    }

@@ -1,0 +1,254 @@
+"""Pictures: an episode as a film strip, and the curves of a run.
+
+train.py draws both at the end of a run, extras/play.py draws episodes of other tasks.
+Nothing is computed here that is not in the plays or in metrics.jsonl and results.json.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from envs import Action, Box, font
+
+# ---- the film strip of an episode ---------------------------------------------------------------
+
+MARGIN = 10  # px around each screen
+TITLE = 52  # px above all screens: the instruction and the verdict
+HEADER = 24  # px above each screen: which step, and what became of it
+LINE = 15  # px for each line of a forecast
+DISC = 14  # px, diameter of the disc that bears a step's number
+
+
+Pen = ImageDraw.ImageDraw
+Corner = tuple[int, int]  # x and y in px
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Where things stand on the sheet. All numbers are pixels, but `screens` and `columns`."""
+
+    screens: int
+    columns: int
+    width: int  # of a screen
+    height: int
+    forecast: int  # height of the longest forecast, which stands below its screen
+
+    @property
+    def cell_width(self) -> int:
+        return self.width + MARGIN
+
+    @property
+    def cell_height(self) -> int:
+        return HEADER + self.height + self.forecast + MARGIN
+
+    @property
+    def size(self) -> tuple[int, int]:
+        rows = math.ceil(self.screens / self.columns)
+        width = MARGIN + self.columns * self.cell_width
+        height = TITLE + rows * self.cell_height
+        return width, height
+
+    def corner(self, step: int) -> Corner:
+        """The top left corner of a step's cell."""
+        row, column = divmod(step, self.columns)
+        x = MARGIN + column * self.cell_width
+        y = TITLE + row * self.cell_height
+        return x, y
+
+
+def draw_episode(episode, path: str | Path, width: int = 256, columns: int = 5) -> None:
+    """Film strip of one episode (an agent.Play): each screen, and below it the forecast made there.
+
+    The numbers on a screen stand where the steps of the forecast point; 1 is executed.
+    Green: executed; red: refused or impossible; grey: forecast only. `width`: px of a screen.
+    Raises OSError where `path` cannot be written, ValueError for a file type that Pillow has not.
+    """
+    screens = [observation.screenshot() for observation in episode.observations]
+    longest = max((len(forecast) for forecast in episode.forecasts), default=1)
+    strip = Strip(
+        screens=len(screens),
+        columns=min(columns, len(screens)),
+        width=width,
+        height=screens[0].height * width // screens[0].width,
+        forecast=12 + LINE * longest + 6,
+    )
+    sheet = Image.new("RGB", strip.size, "white")
+    pen = ImageDraw.Draw(sheet)
+    draw_title(pen, episode)
+    for step, screen in enumerate(screens):
+        x, y = strip.corner(step)
+        top = y + HEADER
+        bottom = top + strip.height
+        result = episode.results[step]
+        forecast = episode.forecasts[step]
+        colour = "green" if result == "ok" else "firebrick"
+        draw_header(pen, (x, y), step, result, colour)
+        draw_frame(sheet, pen, screen, (x, top, x + strip.width, bottom))
+        draw_forecast(pen, (x, bottom), forecast, colour)
+        boxes = find_boxes(forecast, episode.screens[step])
+        draw_marks(pen, (x, top), strip, boxes, colour)
+    sheet.save(path)
+
+
+def draw_title(pen: Pen, episode) -> None:
+    verdict = "solved" if episode.success else "not solved"
+    colour = "green" if episode.success else "firebrick"
+    steps = f"in {len(episode.observations)} steps (oracle: {episode.oracle_steps})"
+    instruction = episode.observations[0].instruction
+    pen.text((MARGIN, 8), instruction, fill="black", font=font(18))
+    pen.text((MARGIN, 30), f"{verdict} {steps}", fill=colour, font=font(14))
+
+
+def draw_header(pen: Pen, corner: Corner, step: int, result: str, colour: str) -> None:
+    x, y = corner
+    text = f"step {step + 1}"
+    if result != "ok":
+        text += f": {result}"
+    pen.text((x, y + 4), text, fill=colour, font=font(14))
+
+
+def draw_frame(
+    sheet: Image.Image, pen: Pen, screen: Image.Image, box: tuple[int, int, int, int]
+) -> None:
+    left, top, right, bottom = box
+    width = right - left
+    height = bottom - top
+    if screen.width <= width:
+        resampling = Image.Resampling.NEAREST  # an enlarged screen keeps its sharp pixels
+    else:
+        resampling = Image.Resampling.BOX
+    resized = screen.resize((width, height), resampling)
+    sheet.paste(resized, (left, top))
+    pen.rectangle(box, outline="gray")
+
+
+def draw_forecast(pen: Pen, corner: Corner, forecast: Sequence[Action], colour: str) -> None:
+    x, y = corner
+    for k, action in enumerate(forecast):
+        shade = colour if k == 0 else "gray"
+        text = f"{k + 1} {action}"
+        line = y + 6 + LINE * k
+        pen.text((x + 2, line), text, fill=shade, font=font(12))
+
+
+Elements = Sequence[tuple[str, Box]]  # label and place of all that has a name on a screen
+
+
+def find_boxes(forecast: Sequence[Action], elements: Elements) -> list[Box | None]:
+    """For each action the box of the first element that it names; None where there is none."""
+    boxes = []
+    for action in forecast:
+        named = [box for label, box in elements if label == action.text]
+        boxes.append(named[0] if named else None)
+    return boxes
+
+
+def draw_marks(
+    pen: Pen, corner: Corner, strip: Strip, boxes: Sequence[Box | None], colour: str
+) -> None:
+    """The steps on the screen, from the farthest to the nearest: the nearest lies on top."""
+    x, y = corner
+    for k in reversed(range(len(boxes))):
+        if boxes[k] is None:
+            continue
+        x1, y1, x2, y2 = boxes[k]
+        left = x + int(x1 * strip.width)
+        top = y + int(y1 * strip.height)
+        right = x + int(x2 * strip.width)
+        bottom = y + int(y2 * strip.height)
+        shade = colour if k == 0 else "gray"
+        thickness = 3 if k == 0 else 1
+        pen.rectangle((left, top, right - 2, bottom - 2), outline=shade, width=thickness)
+        # The numbers of two steps in a row stand side by side, so that both can be read.
+        side = right - 16
+        if k % 2 == 1:
+            side -= 16
+        draw_disc(pen, (side, top + 2), str(k + 1), shade)
+
+
+def draw_disc(pen: Pen, corner: Corner, number: str, colour: str) -> None:
+    x, y = corner
+    pen.ellipse((x, y, x + DISC, y + DISC), fill=colour)
+    pen.text((x + 4, y), number, fill="white", font=font(12))
+
+
+# ---- the curves of a run ------------------------------------------------------------------------
+
+TITLES = {
+    "stage1": "stage 1: R of whole forecasts",
+    "stage2": "stage 2: first step as executed",
+}
+PHASES = ("random", "warmup", "stage1", "stage2", "oracle")
+COLOURS = {"warmup": "tab:orange", "stage1": "tab:blue", "stage2": "tab:green"}
+
+
+def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | Path) -> None:
+    """curves.png: the reward of each update, a panel a stage, and success after each phase.
+
+    `metrics`: the lines of metrics.jsonl. `results`: phase -> metrics of the exam on `split`; empty
+    for recorded data, which have no episodes to play. No picture where there is nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    rewards = {stage: stage_rewards(metrics, stage) for stage in TITLES}
+    stages = [stage for stage in TITLES if rewards[stage]]
+    phases = [phase for phase in PHASES if phase in results]
+    panels = len(stages)
+    if phases:
+        panels += 1
+    if panels == 0:
+        return
+    figure = Figure((4.2 * panels, 3.4), layout="tight")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis, stage in zip(axes, stages, strict=False):  # the last panel is for success
+        draw_rewards(axis, rewards[stage], TITLES[stage])
+    if phases:
+        played = {phase: results[phase] for phase in phases}
+        draw_success(axes[-1], played, split)
+    figure.savefig(path, dpi=110)
+
+
+def stage_rewards(metrics: Sequence[dict], stage: str) -> list[float]:
+    return [line["reward"] for line in metrics if line["stage"] == stage]
+
+
+def draw_rewards(axis, rewards: Sequence[float], title: str) -> None:
+    """Each update thin, the running mean thick."""
+    axis.plot(rewards, color="tab:blue", alpha=0.3, linewidth=0.8)
+    axis.plot(running_mean(rewards), color="tab:blue")
+    axis.set(title=title, xlabel="update", ylabel="mean reward")
+
+
+def running_mean(values: Sequence[float], window: int = 10) -> list[float]:
+    """The mean of each value and those before it, `window` of them at most.
+
+    >>> running_mean([1.0, 2.0, 3.0], window=2)
+    [1.0, 1.5, 2.5]
+    """
+    means = []
+    for i in range(len(values)):
+        first = max(0, i - window + 1)
+        last = values[first : i + 1]
+        means.append(sum(last) / len(last))
+    return means
+
+
+def draw_success(axis, results: dict[str, dict], split: str) -> None:
+    """A bar a phase with its 95 % interval."""
+    n = next(iter(results.values()))["n"]
+    rates = []
+    below = []
+    above = []
+    for metrics in results.values():
+        success = metrics["success"]
+        low, high = metrics["ci95"]
+        rates.append(100 * success)
+        below.append(100 * abs(low - success))
+        above.append(100 * abs(high - success))
+    colours = [COLOURS.get(phase, "silver") for phase in results]
+    axis.bar(list(results), rates, yerr=[below, above], capsize=4, color=colours)
+    title = f"success on split {split}, n = {n}"
+    axis.set(title=title, ylabel="% of tasks", ylim=(0, 105))

@@ -1,0 +1,116 @@
+"""Plays one episode of a toy world and draws it as a film strip.
+
+A command: `python -m extras.play --run DIR` for the policy of a run, `python -m extras.play --env
+toy-tools --split flaky` for the oracle. Many episodes, and all numbers, are eval.py's.
+"""
+
+import argparse
+
+from agent import Play, Policy, play, policy_planner
+from envs import die
+from eval import oracle_planner
+from extras.pictures import draw_episode
+from extras.run_folder import load_run_policy, memory_or_die, read_run
+from extras.vlm_tool_agent import load_tool_agent
+from extras.worlds import WORLDS
+
+ORACLE_HORIZON = 5
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m extras.play",
+        description="Play one episode of a toy world, with the policy of a run or else with the "
+        "oracle, and draw it as a film strip.",
+    )
+    splits = [f"{name}: {' '.join(world.splits)}" for name, world in WORLDS.items()]
+    parser.add_argument("--run", help="folder of a run of train.py, whose policy plays its world")
+    parser.add_argument(
+        "--env", choices=list(WORLDS), help="the oracle's world, without --run; default toy-gui"
+    )
+    parser.add_argument(
+        "--scale",
+        type=int,
+        help="the oracle's screens, without --run; 1: 128 x 96 px, as the tiny model sees them; "
+        "default 3",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which task of the split")
+    parser.add_argument(
+        "--split",
+        help=f"where the task is taken from ({'; '.join(splits)}); default: test, or train for "
+        "the oracle",
+    )
+    parser.add_argument(
+        "--picture",
+        help="where the film strip goes; default: episode.png, or oracle.png for the oracle",
+    )
+    return parser.parse_args(argv)
+
+
+@memory_or_die()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    if args.run:
+        main_policy(args)
+    else:
+        main_oracle(args)
+
+
+def main_policy(args: argparse.Namespace) -> None:
+    if args.env or args.scale:
+        die("--env and --scale are for the oracle: a run has its own")
+    split = args.split or "test"
+    picture = args.picture or "episode.png"
+    config = read_run(args.run)
+    policy = load_run_policy(args.run, config)
+    try:
+        episode = play_policy(policy, config, split, args.seed)
+        draw_episode(episode, picture)
+    except ValueError as error:
+        die(str(error))
+    except OSError as error:
+        die(f"cannot write {picture}: {error.strerror}")
+    print(f"task: {episode.observations[0].instruction}")
+    for step, forecast in enumerate(episode.forecasts):
+        text = "; ".join(str(action) for action in forecast) or "(nothing readable)"
+        print(f"{step + 1:3} {text}   [{episode.results[step]}]")
+    verdict = "solved" if episode.success else "not solved"
+    steps = len(episode.results)
+    print(
+        f"{verdict} in {steps} steps, the oracle needs {episode.oracle_steps}; picture in {picture}"
+    )
+
+
+def play_policy(policy: Policy, config: dict, split: str, seed: int) -> Play:
+    """One episode of a run's policy, with the world, tool agent and horizon of its config."""
+    tool_agent = load_tool_agent(config["tool_agent"], policy, config["max_pixels"])
+    horizon = config["horizon"]
+    planner = policy_planner(policy, horizon)
+    world = WORLDS[config["env"]]
+    env = world(split, policy.toy_scale, config["history"])
+    [episode] = play(
+        planner, [env], [seed], horizon, tool_agent=tool_agent, carry=config["carry_forecast"]
+    )
+    return episode
+
+
+def main_oracle(args: argparse.Namespace) -> None:
+    world = WORLDS[args.env or "toy-gui"]
+    split = args.split or "train"
+    picture = args.picture or "oracle.png"
+    scale = 3 if args.scale is None else args.scale
+    try:
+        env = world(split, scale)
+        planner = oracle_planner(ORACLE_HORIZON)
+        [episode] = play(planner, [env], [args.seed], ORACLE_HORIZON)
+        draw_episode(episode, picture, width=128 * scale)
+    except (OSError, ValueError) as error:
+        die(f"cannot draw {picture}: {error}")
+    actions = [str(forecast[0]) for forecast in episode.forecasts]
+    print(f"task: {episode.observations[0].instruction}")
+    print(f"oracle: {'; '.join(actions)}")
+    print(f"solved: {episode.success}, {len(episode.results)} steps; picture in {picture}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""A frozen VLM as the tool agent: the text of a step and its screenshot -> the point to act on.
+
+Called by train.py, eval.py and extras/play.py where --tool_agent names one (stage 2, exams).
+It never learns and never executes anything: what comes back is the step with a point, or None.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+
+import torch
+from PIL import Image
+
+from agent import Policy, Sampling, encode_messages, load_policy, plain, sample_all
+from envs import POINTING, Action, Example, Point, ToolAgent
+from extras.shared_prompt import choose_forward
+
+# ---- questions ----------------------------------------------------------------------------------
+
+# A question for each family, by a part of the model's name; "" stands for all others. UI-TARS and
+# GUI-Owl answer in the form that they were trained on, Qwen-VL points in JSON.
+QUESTIONS = {
+    "ui-tars": (
+        "You are a GUI agent. You are given a task and a screenshot. You need to perform the next "
+        "action to complete the task.\n\n"
+        "## Output Format\nAction: ...\n\n"
+        "## Action Space\nclick(start_box='<|box_start|>(x1,y1)<|box_end|>')\n\n"
+        "## User Instruction\n{}"
+    ),
+    "gui-owl": (
+        "You may call one function:\n<tools>\n"
+        '{{"name": "computer_use", "arguments": '
+        '{{"action": "left_click", "coordinate": [x, y]}}}}\n'
+        "</tools>\n"
+        "Return a json object with its name and arguments within <tool_call></tool_call> tags.\n"
+        "Do this one step on the screenshot: {}"
+    ),
+    "": (
+        "Find the element that this step acts on: {}\n"
+        'Answer with its centre and nothing else, as JSON: {{"point_2d": [x, y]}}'
+    ),
+}
+ANSWER_TOKENS = 96  # room for a thought of one line and a point
+
+
+def question_for(model_name: str) -> str:
+    """The question of the model's family, with {} where the step goes."""
+    name = model_name.lower().replace("_", "-")
+    for part, question in QUESTIONS.items():
+        if part in name:
+            return question
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
+PLACE = re.compile(
+    rf"[(\[]\s*({NUMBER}(?:\s*[,\s]\s*{NUMBER}){{1,3}})\s*[)\]]"
+)  # (x, y), [a b c d]
+
+
+def parse_point(text: str, frame: tuple[float, float]) -> Point | None:
+    """The point of a grounder's answer in 0..1; None where it names none on the screen.
+
+    `frame`: what the model takes for the width and height of the screen. A box counts as its
+    centre. Never raises.
+
+    >>> parse_point("Action: click(start_box='(540,600)')", (1080, 2400))
+    (0.5, 0.25)
+    """
+    numbers = first_numbers(text)
+    if len(numbers) == 2:
+        x, y = numbers
+    elif len(numbers) == 4:
+        left, top, right, bottom = numbers
+        x = (left + right) / 2
+        y = (top + bottom) / 2
+    else:
+        return None
+    x = x / frame[0]
+    y = y / frame[1]
+    on_screen = 0 <= x <= 1 and 0 <= y <= 1
+    return (x, y) if on_screen else None
+
+
+def first_numbers(text: str) -> list[float]:
+    """What stands in the first brackets of the answer that hold numbers."""
+    for mark in ("</think>", "Action:", "<tool_call>"):
+        text = text.rsplit(mark, 1)[-1]  # a thought before the answer may name places too
+    text = re.sub(r"<\|box_(?:start|end)\|>", "", text)
+    text = text.replace("<point>", "(").replace("</point>", ")")
+    text = re.sub(r"\)\s*,\s*\(", ",", text)  # Qwen2-VL writes a box as (x1,y1),(x2,y2)
+    place = PLACE.search(text)
+    if place is None:
+        return []
+    return [float(number) for number in re.findall(NUMBER, place[1])]
+
+
+# ---- asking -------------------------------------------------------------------------------------
+
+
+def ask(
+    vlm: Policy, questions: Sequence[tuple[Callable[[], Image.Image], str]]
+) -> list[tuple[str, torch.Tensor]]:
+    """Greedy answers of a frozen VLM to pairs of (function that opens a picture, question).
+
+    Returns for each (its text, the [3] patches of the picture as the model saw it: see
+    Policy.frame). Adapters are off meanwhile, so that the policy's own base can serve, at no extra
+    memory.
+    """
+    images = [open_picture() for open_picture, _ in questions]
+    messages = [question_message(question) for _, question in questions]
+    how = Sampling(horizon=1, group_size=1, temperature=0.0, max_new_tokens=ANSWER_TOKENS)
+    with adapters_off(vlm):
+        prompts = encode_messages(vlm, messages, images)
+        groups = sample_all(vlm, prompts, how)
+    answers = []
+    for prompt, [rollout] in zip(prompts, groups, strict=True):
+        answers.append((rollout.text, prompt.grid))
+    return answers
+
+
+def question_message(question: str) -> list[dict]:
+    """A chat with the picture first and the question behind it."""
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    return [{"role": "user", "content": content}]
+
+
+def adapters_off(policy: Policy) -> AbstractContextManager:
+    """Inside it, the policy is its base."""
+    if policy.peft is None:
+        return nullcontext()
+    return policy.peft.disable_adapter()
+
+
+# ---- the tool agent -----------------------------------------------------------------------------
+
+
+def vlm_tool_agent(vlm: Policy) -> ToolAgent:
+    """A frozen Qwen-VL as the tool agent: each action with the point that it finds for it.
+
+    None where its answer names no point. Equal questions are asked once, all in one greedy
+    generation. Actions that need no point pass. DEPARTURE: so do those that bring one along.
+    """
+    question = question_for(vlm.name)
+
+    def execute(actions: Sequence[Action], examples: Sequence[Example]) -> list[Action | None]:
+        screens = [example.observation.screenshot for example in examples]
+        points = {}  # of each (screenshot, step) that is asked for
+        for action, screenshot in zip(actions, screens, strict=True):
+            if lacks_point(action):
+                points[screenshot, str(action)] = None
+        questions = [(screenshot, question.format(plain(said))) for screenshot, said in points]
+        for asked, (answer, grid) in zip(points, ask(vlm, questions), strict=True):
+            points[asked] = parse_point(answer, vlm.frame(grid))
+
+        executed = []
+        for action, screenshot in zip(actions, screens, strict=True):
+            if lacks_point(action):
+                executed.append(with_point(action, points[screenshot, str(action)]))
+            else:
+                executed.append(action)
+        return executed
+
+    return execute
+
+
+def lacks_point(action: Action) -> bool:
+    return action.kind in POINTING and action.point is None
+
+
+def with_point(action: Action, point: Point | None) -> Action | None:
+    """The action there; a refusal where no point was found."""
+    if point is None:
+        return None
+    return dataclasses.replace(action, point=point)
+
+
+# ---- what --tool_agent names --------------------------------------------------------------------
+
+
+def load_tool_agent(name: str, policy: Policy, max_pixels: int = 0) -> ToolAgent | None:
+    """The tool agent of --tool_agent; None for an empty name: the world's own."""
+    if not name:
+        return None
+    return vlm_tool_agent(frozen_vlm(name, policy, max_pixels))
+
+
+def frozen_vlm(name: str, policy: Policy, max_pixels: int = 0) -> Policy:
+    """The policy's own base for the name "base", else another model by name or path."""
+    if name == "base":
+        return policy
+    return load_frozen(name, max_pixels)
+
+
+@lru_cache(maxsize=1)
+def load_frozen(name: str, max_pixels: int) -> Policy:
+    """Loaded once: training, its curves and the exam ask for it by turns."""
+    vlm = load_policy(name, max_pixels=max_pixels, load_in_4bit=None)
+    vlm.forward = choose_forward(vlm)
+    return vlm

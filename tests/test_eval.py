@@ -1,0 +1,405 @@
+"""eval.py: the planners that need no model, the metrics of a toy world, the exam of a run, and the
+door to recorded benchmarks."""
+
+import doctest
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+import agent
+from agent import Plan, Play
+from envs import SPLITS, Action, ToolAgent, ToyGUI
+from eval import (
+    Examinee,
+    bench,
+    evaluate,
+    evaluate_policy,
+    exam,
+    main,
+    oracle_planner,
+    parse_arguments,
+    predictor,
+    random_planner,
+    table,
+    toy_metrics,
+    wilson,
+)
+from extras.made_up_android import android_record, write_android_control
+from extras.tiny_vlm import make_tiny
+from extras.worlds import WORLDS
+from train import parse_config
+
+A = Action("click", "Account")
+B = Action("click", "Name")
+C = Action("type", "amber")
+DONE = Action("done")
+
+# ---- the interval of a rate ---------------------------------------------------------------------
+
+
+def test_the_examples_in_docstrings():
+    result = doctest.testmod(sys.modules["eval"])
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_wilson_stays_inside_0_to_1_and_says_nothing_of_nothing():
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert wilson(10, 10)[1] <= 1.0
+
+
+# ---- metrics, by hand ---------------------------------------------------------------------------
+
+
+def one_play(forecasts: list[list[Action]], references: list[list[Action]] | None = None) -> Play:
+    """An episode with these forecasts whose every step worked."""
+    if references is None:
+        references = [[A, B, C, DONE]] * len(forecasts)
+    return Play(forecasts=forecasts, references=references, results=["ok"] * len(forecasts))
+
+
+def test_the_metrics_and_their_order():
+    """results.json is compared to the last bit: names and order are part of it."""
+    assert list(toy_metrics([one_play([[A]])], 1)) == [
+        "success",
+        "n",
+        "ci95",
+        "accuracy_at_k",
+        "stability",
+        "repeat",
+        "failed",
+        "unreadable",
+        "steps_per_episode",
+        "tokens_per_episode",
+    ]
+
+
+def test_success_is_a_share_of_the_episodes():
+    plays = [Play(success=True), Play(success=False), Play(success=False), Play(success=True)]
+    metrics = toy_metrics(plays, 1)
+    assert metrics["success"] == 0.5
+    assert metrics["n"] == 4
+    assert metrics["ci95"] == list(wilson(2, 4))
+
+
+def test_accuracy_at_k_counts_the_states_where_a_kth_action_is_due():
+    """A forecast that ends too early is wrong; where nothing is due, nothing is asked."""
+    short_and_right = one_play([[A]], [[A, DONE]])
+    long_and_right = one_play([[DONE, B]], [[DONE]])
+    wrong_then_right = one_play([[B, DONE]], [[A, DONE]])
+    metrics = toy_metrics([short_and_right, long_and_right, wrong_then_right], 3)
+    assert metrics["accuracy_at_k"] == [2 / 3, 1 / 2, 0.0]
+
+
+def test_stability_compares_the_steps_that_two_forecasts_share():
+    # B is kept, C is replaced by done, done is kept.
+    metrics = toy_metrics([one_play([[A, B, C], [B, DONE], [DONE]])], 3)
+    assert metrics["stability"] == pytest.approx(2 / 3)
+    reactive = toy_metrics([one_play([[A], [B], [DONE]])], 1)
+    assert reactive["stability"] is None
+
+
+def test_repeat_is_a_share_of_the_forecast_actions():
+    metrics = toy_metrics([one_play([[A, B, A], [DONE]])], 3)
+    assert metrics["repeat"] == 1 / 4
+
+
+def test_failed_is_a_share_of_the_steps():
+    refused = Play(forecasts=[[A]] * 4, references=[[A]] * 4)
+    refused.results = ["ok", "failed", "impossible", "failed"]
+    assert toy_metrics([refused], 1)["failed"] == 0.5
+
+
+def test_unreadable_is_a_share_of_the_forecasts():
+    assert toy_metrics([one_play([[], [A], [], []])], 1)["unreadable"] == 0.75
+
+
+def test_steps_and_tokens_are_means_over_episodes():
+    one = one_play([[A], [B], [DONE]])
+    other = one_play([[DONE]])
+    one.tokens = 30
+    other.tokens = 4
+    metrics = toy_metrics([one, other], 1)
+    assert metrics["steps_per_episode"] == 2.0
+    assert metrics["tokens_per_episode"] == 17.0
+
+
+# ---- the floor and the ceiling ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_oracle_solves_every_task_and_a_random_agent_next_to_none(name):
+    ceiling, _ = evaluate(oracle_planner(3), WORLDS[name], "test", 40, 3, 4)
+    floor, _ = evaluate(random_planner(), WORLDS[name], "test", 100, 3, 4)
+    assert ceiling["success"] == 1.0
+    assert floor["success"] <= 0.02
+    assert ceiling["tokens_per_episode"] == floor["tokens_per_episode"] == 0.0
+
+
+def test_a_random_agent_repeats_itself_with_its_seed():
+    first, _ = evaluate(random_planner(1), ToyGUI, "dev", 5, 3, 4)
+    again, _ = evaluate(random_planner(1), ToyGUI, "dev", 5, 3, 4)
+    other, _ = evaluate(random_planner(2), ToyGUI, "dev", 5, 3, 4)
+    assert first == again != other
+
+
+def test_how_many_play_side_by_side_changes_nothing():
+    done = []
+    together, _ = evaluate(oracle_planner(2), ToyGUI, "popup", 7, 2, 4)
+    apart, plays = evaluate(
+        oracle_planner(2), ToyGUI, "popup", 7, 2, 4, batch=3, progress=done.append
+    )
+    assert together == apart
+    assert done == [3, 3, 1]
+    assert len(plays) == 7
+
+
+# ---- the policy of a run ------------------------------------------------------------------------
+
+
+def make_run(folder: Path, policy: agent.Policy, base: Path, world: str = "toy-gui") -> Path:
+    """A finished run as train.py leaves it: config, adapters after stage 1 and at the end."""
+    folder.mkdir()
+    config = parse_config(["--horizon", "2", "--env", world, "--output_dir", str(folder)])
+    written = {"base": str(base), "in_4bit": False} | asdict(config)
+    (folder / "config.json").write_text(json.dumps(written))
+    for adapter in ("stage1", "adapter"):
+        policy.peft.save_pretrained(folder / adapter)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, tuned, tiny) -> Path:
+    return make_run(tmp_path / "run", tuned, tiny)
+
+
+def points_at_once(actions, examples):
+    """A tool agent that takes every step as it is."""
+    return list(actions)
+
+
+def refuses(actions, examples):
+    """A tool agent that finds nothing."""
+    return [None for _ in actions]
+
+
+@pytest.mark.parametrize(("tool_agent", "solved"), [(points_at_once, 1.0), (refuses, 0.0)])
+def test_the_first_steps_go_to_the_tool_agent_of_the_config(
+    tool_agent: ToolAgent, solved, policy, run, monkeypatch
+):
+    """Here an oracle plans, whose actions point already."""
+    asked = []
+
+    def load_tool_agent(name: str, policy: agent.Policy, max_pixels: int):
+        asked.append((name, max_pixels))
+        return tool_agent
+
+    monkeypatch.setattr("eval.load_tool_agent", load_tool_agent)
+    monkeypatch.setattr("eval.policy_planner", lambda policy, horizon, **_: oracle_planner(horizon))
+    config = agent_config(run) | {"tool_agent": "base", "max_pixels": 5000}
+    metrics, _ = evaluate_policy(policy, config, "test", 4)
+    assert metrics["success"] == solved
+    assert asked == [("base", 5000)]
+
+
+def agent_config(run: Path) -> dict:
+    return json.loads((run / "config.json").read_text())
+
+
+def test_the_exam_has_a_row_for_each_policy_of_the_run(run, capsys):
+    metrics = exam(str(run), "test", 2)
+    assert list(metrics) == ["random", "warmup", "stage1", "oracle"]  # stage 2 was left out
+    assert metrics["oracle"]["success"] == 1.0
+    assert metrics["random"]["n"] == metrics["stage1"]["n"] == 2
+    assert len(metrics["stage1"]["accuracy_at_k"]) == 2
+    lines = table(metrics).splitlines()
+    assert [line.split()[0] for line in lines] == ["policy", *metrics]
+
+
+def test_the_exam_from_the_command_line(run, tmp_path, capsys):
+    file = tmp_path / "numbers.json"
+    main(["--run", str(run), "--split", "popup", "--limit", "2", "--json", str(file)])
+    written = json.loads(file.read_text())
+    assert list(written) == ["protocol", "split", "n", "policies"]
+    assert (written["protocol"], written["split"], written["n"]) == ("toy-gui", "popup", 2)
+    assert written["policies"] == json.loads(json.dumps(exam(str(run), "popup", 2)))
+    assert "protocol toy-gui, split popup, greedy, n = 2" in capsys.readouterr().out
+
+
+def test_a_run_is_examined_in_its_own_world(tmp_path, capsys):
+    base = tmp_path / "base"
+    make_tiny(base, WORLDS["toy-tools"].words, 0)
+    policy = agent.load_policy(base)
+    agent.add_lora(policy, 4, 8, 0)
+    run = make_run(tmp_path / "run", policy, base, "toy-tools")
+    file = tmp_path / "numbers.json"
+    main(["--run", str(run), "--split", "composition", "--limit", "2", "--json", str(file)])
+    assert json.loads(file.read_text())["protocol"] == "toy-tools"
+
+
+# ---- recorded benchmarks ------------------------------------------------------------------------
+
+
+def examinee_of(policy: agent.Policy) -> Examinee:
+    return Examinee(policy, horizon=2, history=4, max_pixels=0, tool_agent="base")
+
+
+def test_a_recorded_step_is_scored_with_the_point_that_the_tool_agent_found(policy, monkeypatch):
+    save, leave = Action("click", "Save"), Action("click", "Exit", (0.9, 0.9))
+    forecasts = iter([[save, DONE], [leave], []])
+    answers = iter([Action("click", "Save", (0.5, 0.5)), None])
+    seen = []
+
+    def scripted_planner(policy: agent.Policy, horizon: int):
+        return lambda observations, envs: [Plan(next(forecasts), 1) for _ in observations]
+
+    def tool_agent(actions, examples):
+        seen.extend(example.observation for example in examples)
+        return [next(answers) for _ in actions]
+
+    monkeypatch.setattr("eval.policy_planner", scripted_planner)
+    monkeypatch.setattr("eval.load_tool_agent", lambda *_: tool_agent)
+    predict = predictor(examinee_of(policy))
+    observation, _ = ToyGUI("test").reset(0)
+    found = [Action("click", "Save", (0.5, 0.5)), DONE]
+    refused = [Action("click", "Exit")]  # its type may still be right
+    assert [predict(observation, 2) for _ in range(3)] == [found, refused, []]
+    assert seen == [observation, observation]  # nobody is asked about an answer without actions
+
+
+@pytest.fixture
+def android(tmp_path) -> Path:
+    """Two test episodes of three steps each."""
+    actions = [
+        {"action_type": "click", "x": 540, "y": 1200},
+        {"action_type": "scroll", "direction": "down"},
+        {"action_type": "wait"},
+    ]
+    folder = tmp_path / "android"
+    folder.mkdir()
+    records = [android_record(ident, actions) for ident in (6, 7)]
+    return write_android_control(folder, records, test=[6, 7])
+
+
+def test_a_policy_sits_a_recorded_benchmark(run, android, tmp_path, capsys):
+    numbers, steps = tmp_path / "numbers.json", tmp_path / "steps.jsonl"
+    flags = ["--bench", "androidcontrol", "--data", str(android), "--run", str(run)]
+    main([*flags, "--json", str(numbers), "--per_step", str(steps)])
+    written = json.loads(numbers.read_text())
+    assert written["protocol"] == "androidcontrol/os-atlas"
+    assert written["split"] == "test"
+    assert written["n"] == len(steps.read_text().splitlines()) == 6
+    assert [ahead["k"] for ahead in written["lookahead"]] == [1, 2]
+    assert "why" not in json.loads(capsys.readouterr().out)
+
+
+def write_lines(file: Path, lines: list[dict]) -> str:
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    return str(file)
+
+
+def test_predictions_of_others_are_scored_by_the_same_rule(android, tmp_path):
+    numbers = tmp_path / "numbers.json"
+    click = {"kind": "click", "point": [0.5, 0.5], "text": ""}
+    answers = [{"id": f"{episode}/0", "action": click} for episode in (6, 7)]
+    predictions = write_lines(tmp_path / "mine.jsonl", answers)
+    flags = ["--bench", "androidcontrol", "--data", str(android), "--predictions", predictions]
+    main([*flags, "--json", str(numbers)])
+    written = json.loads(numbers.read_text())
+    assert written["step_acc"] == pytest.approx(2 / 6)
+    assert written["missing_predictions"] == 4
+
+
+@pytest.fixture
+def gaia(tmp_path) -> Path:
+    """Four questions: two of level 1, one of level 2, one whose answer is private."""
+    folder = tmp_path / "2023" / "validation"
+    folder.mkdir(parents=True)
+    rows = []
+    for number, (level, answer) in enumerate([(1, "7"), (1, "a, b"), ("2", "x"), (3, "?")]):
+        row = {"task_id": f"t{number}", "Question": "?", "Level": level, "Final answer": answer}
+        rows.append(row | {"file_name": ""})
+    write_lines(folder / "metadata.jsonl", rows)
+    return tmp_path
+
+
+def test_questions_with_tools_are_scored_from_the_command_line(gaia, tmp_path, dies):
+    answers = [{"id": "t0", "answer": 7}, {"id": "t1", "answer": None}]
+    predictions = write_lines(tmp_path / "mine.jsonl", answers)
+    numbers, items = tmp_path / "numbers.json", tmp_path / "items.jsonl"
+    flags = ["--bench", "gaia", "--data", str(gaia), "--predictions", predictions]
+    main([*flags, "--json", str(numbers), "--per_item", str(items)])
+    assert json.loads(numbers.read_text())["level_1"]["right"] == 1
+    rows = [json.loads(line) for line in items.read_text().splitlines()]
+    assert rows[0] == {"id": "t0", "correct": True}
+    assert [row["correct"] for row in rows] == [True, False, False, None]
+    assert "splits validation and test" in dies(main, [*flags, "--split", "train"])
+
+
+def test_a_fault_in_the_predictions_is_told_and_counts_as_no_answer(gaia, tmp_path, capsys):
+    predictions, numbers = tmp_path / "mine.jsonl", tmp_path / "numbers.json"
+    predictions.write_text("[]")
+    flags = ["--bench", "gaia", "--data", str(gaia), "--predictions", str(predictions)]
+    main([*flags, "--json", str(numbers)])
+    written = json.loads(numbers.read_text())
+    assert written["skipped"] == 1
+    assert "mine.jsonl:1: id" in written["why"][0]
+    assert written["right"] == 0
+    assert "warning: 1 records were skipped: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("named", ["", "base"])
+def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, run, monkeypatch):
+    """With the words of --tool_agent, and none where neither the run nor the flag names a VLM."""
+    looks = []
+
+    def score_tools(name, root, split, *, planner, vlm, horizon, history):
+        assert (horizon, history) == (2, 4)
+        looks.append(vlm and vlm("a picture", "<|image_pad|> What is there?"))
+        return {"skipped": 0}, []
+
+    def ask(vlm, questions):
+        [(picture, question)] = questions
+        return [(f"{picture()}: {question}", None)]
+
+    monkeypatch.setattr("eval.score_tools", score_tools)
+    monkeypatch.setattr("eval.ask", ask)
+    flags = ["--bench", "gta", "--data", "x", "--run", str(run), "--tool_agent", named]
+    bench(parse_arguments(flags))
+    expected = "a picture: < |image_pad|> What is there?" if named else None
+    assert looks == [expected]
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "give either --run DIR or --predictions FILE"),
+        (["--run", "RUN", "--predictions", "x"], "give either --run DIR or --predictions FILE"),
+        (["--run", "nowhere"], "--run nowhere: there is no such folder"),
+        (["--run", "RUN", "--limit", "0"], "--limit 0"),
+        (["--run", "RUN", "--split", "composition"], ", ".join(SPLITS)),
+        (["--run", "RUN", "--bench", "toy-tools"], "toy-tools needs --run of that world"),
+        (["--predictions", "x"], "--predictions needs --bench"),
+        (["--predictions", "x", "--bench", "toy-tools"], "toy-tools needs --run"),
+        (["--predictions", "x", "--bench", "androidcontrol"], "androidcontrol needs --data"),
+        (["--predictions", "x", "--bench", "gta", "--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_ends_with_one_line(flags, message, run, dies):
+    flags = [str(run) if flag == "RUN" else flag for flag in flags]
+    assert message in dies(main, flags)
+
+
+def test_only_what_has_an_official_rule_is_an_exam(capsys):
+    for name in ("agentnet", "mmtraj"):
+        with pytest.raises(SystemExit):
+            parse_arguments(["--bench", name])
+    assert parse_arguments(["--bench", "mind2web"]).bench == "mind2web"
