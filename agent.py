@@ -28,21 +28,17 @@ Letters of shapes: P prompts, G completions of each, B = P * G rows, L tokens of
 completion, S = L + C, H hidden size, V words."""
 
 import itertools
-import json
-import logging
 import math
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from PIL import Image
 
-from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAgent, die
+from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAgent
 
 # ---- prompt and parser --------------------------------------------------------------------------
 
@@ -161,7 +157,6 @@ def parse_line(line: str, frame: tuple[float, float]) -> Action:
 
 # ---- the policy: a Qwen-VL with LoRA on its language model --------------------------------------
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
@@ -261,159 +256,6 @@ def forbidden_tokens(policy: Policy) -> list[int]:
     return sorted(forbidden - allowed)
 
 
-def load_policy(
-    path: str | Path,
-    adapter: str | Path | None = None,
-    *,
-    dtype: str = "",
-    device: str = "",
-    max_pixels: int = 0,
-    load_in_4bit: bool | None = False,
-) -> Policy:
-    """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the
-    same lines.
-
-    `adapter`: a folder in peft's format. `max_pixels`: the largest screenshot that the image
-    processor may keep, in pixels. `device`: CUDA where there is one, but the CPU for the tiny
-    model. `dtype`: float32 on a CPU, else bfloat16, or float16 where the card lacks that.
-    `load_in_4bit`: NF4; None: where the weights would fill more than half of the memory else.
-    Raises SystemExit with one line for a folder without model or tokenizer, a model of another
-    family, an adapter of another base."""
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoImageProcessor
-
-    quiet_the_libraries()
-    try:
-        config = AutoConfig.from_pretrained(path)
-        if config.model_type not in FAMILIES:
-            die(
-                f"{path} is a {config.model_type}; only the Qwen-VL family (2, 2.5, 3) is supported"
-            )
-        tokenizer = load_tokenizer(path, config)
-        image_processor = AutoImageProcessor.from_pretrained(path)
-        core = load_core(path, config, dtype, device, load_in_4bit)
-    except ImportError as error:  # bitsandbytes, where there is no build of it for this machine
-        reason = str(error).strip().splitlines()[0][:200]
-        die(f"--load_in_4bit does not work here: {reason}; --no-load_in_4bit goes without")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0][:200]
-        die(f"cannot load a vision-language model from {path}: {reason}")
-    if max_pixels:
-        limit_pixels(image_processor, max_pixels)
-    policy = Policy(core, tokenizer, image_processor, REFERENCE, name=str(path))
-    if adapter:
-        load_adapter(policy, adapter)
-    return policy
-
-
-def load_tokenizer(path: str | Path, config):
-    """The tokenizer with its chat template, which some checkpoints keep in a file of its own."""
-    from transformers import AutoTokenizer
-    from transformers.utils import cached_file
-
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if not tokenizer.chat_template:
-        name = "chat_template.json"
-        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
-        if file:
-            tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"]
-    # Without tokenizer files transformers makes an empty tokenizer.
-    if not tokenizer.chat_template or len(tokenizer) <= config.image_token_id:
-        die(f"{path} has no tokenizer that fits the model")
-    return tokenizer
-
-
-def load_core(path, config, dtype: str, device: str, load_in_4bit: bool | None) -> torch.nn.Module:
-    """The weights, frozen, on their device: in full, or in 4 bits with tower and head left
-    alone."""
-    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
-
-    device = device or default_device(config)
-    if device != "cpu":
-        avoid_cudnn_attention()
-    number_type = getattr(torch, dtype or default_dtype(device))
-    if load_in_4bit is None:
-        load_in_4bit = device != "cpu" and fills_half_of_the_memory(config)
-    if not load_in_4bit:
-        core = AutoModelForImageTextToText.from_pretrained(path, dtype=number_type).to(device)
-    else:
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=number_type,
-            # matched from the start of a module's name: "visual" alone would match nothing
-            llm_int8_skip_modules=["model.visual", "lm_head"],
-        )
-        core = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=number_type, device_map={"": device}, quantization_config=quantization
-        )
-        keep_4bit_trainable(core)
-    multiply_patches(core)
-    return core.requires_grad_(False).eval()
-
-
-def default_device(config) -> str:
-    tiny = config.text_config.vocab_size < 1000
-    if torch.cuda.is_available() and not tiny:
-        return "cuda"
-    return "cpu"
-
-
-def default_dtype(device: str) -> str:
-    if device == "cpu":
-        return "float32"
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bfloat16"
-    return "float16"
-
-
-def fills_half_of_the_memory(config) -> bool:
-    """Whether 16-bit weights leave less than half of the GPU's free memory for caches and
-    activations."""
-    from transformers import AutoModelForImageTextToText
-
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    weights = sum(weight.numel() for weight in model.parameters())
-    free, _ = torch.cuda.mem_get_info()
-    return 2 * weights > free / 2
-
-
-def limit_pixels(image_processor, max_pixels: int) -> None:
-    """Small screens are enlarged to the shortest edge and rounded up: not beyond the limit."""
-    shortest = min(image_processor.size["shortest_edge"], max_pixels // 4)
-    image_processor.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
-
-
-def quiet_the_libraries() -> None:
-    """bitsandbytes tells of a kernel for 4 bits that is not used here; peft and transformers argue
-    about a name."""
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-
-
-def avoid_cudnn_attention() -> None:
-    """cuDNN's attention was seen to give NaN gradients with masks (pytorch issue 196678), and it
-    plans anew for each length."""
-    torch.backends.cuda.enable_cudnn_sdp(False)
-
-
-def keep_4bit_trainable(core: torch.nn.Module) -> None:
-    """A CPU with AVX512-BF16 would pack 4-bit weights in the first eval forward and give no
-    gradient from then on, with no more than a warning (bitsandbytes 0.50)."""
-    for module in core.modules():
-        module.support_avx512bf16_for_cpu = False
-
-
-def multiply_patches(core: torch.nn.Module) -> None:
-    """Embed the patches of a screenshot by a product: a convolution whose windows do not overlap
-    is one, and the product is many times as fast on a CPU."""
-    patches = core.model.visual.patch_embed.proj
-    linear = torch.nn.functional.linear
-    patches.forward = lambda x: linear(x.flatten(1), patches.weight.flatten(1), patches.bias)
-
-
 def add_lora(policy: Policy, rank: int, alpha: int, seed: int) -> None:
     """Put fresh adapters on the language model: in fp32 (bf16 weights do not move at small
     learning rates), without dropout (the ratio of GRPO would compare two different networks)."""
@@ -424,33 +266,6 @@ def add_lora(policy: Policy, rank: int, alpha: int, seed: int) -> None:
     policy.peft = get_peft_model(policy.core, config)
     for weight in trainable(policy):
         weight.data = weight.data.float()
-
-
-def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False) -> None:
-    """Load adapters that `policy.peft.save_pretrained` (or plain peft) wrote.
-
-    peft loads what fits and only warns about the rest, so a file of another base would leave the
-    model as it was: that is an error here."""
-    from peft import PeftModel
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as saved:
-            saved_names = set(saved.keys())
-        policy.peft = PeftModel.from_pretrained(policy.core, str(folder), is_trainable=is_trainable)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0][:200]
-        die(f"no adapter for this model in {folder}: {reason}")
-    own_names = set()
-    for name, _ in policy.peft.named_parameters():
-        if "lora_" in name:
-            own_names.add(name.replace(".default", ""))
-    if saved_names != own_names:
-        wrong = len(saved_names ^ own_names)
-        die(
-            f"the adapter in {folder} was made for another model "
-            f"({wrong} of its weights do not fit)"
-        )
 
 
 def trainable(policy: Policy) -> list[torch.nn.Parameter]:
@@ -489,28 +304,6 @@ class Rollout:
     @property
     def reward(self) -> float:
         return self.reward_terms["reward"]
-
-    def record(self, example: Example) -> dict:
-        """This rollout as one line of rollouts.jsonl."""
-        observation = example.observation
-        return {
-            "observation": {
-                "instruction": observation.instruction,
-                "history": observation.history,
-                "plan": [str(action) for action in observation.plan],
-            },
-            "reference": [str(action) for action in example.reference],
-            "text": self.text,
-            "forecast": [str(action) for action in self.forecast],
-            "finish_reason": self.finish_reason,
-            "parse_error": self.parse_error,
-            "reward_terms": self.reward_terms,
-            "reward": self.reward,
-            "advantages": self.advantages,
-            "prompt_ids": self.prompt_ids,
-            "completion_ids": self.completion_ids,
-            "old_logprobs": self.old_logprobs,
-        }
 
 
 @dataclass
@@ -851,13 +644,13 @@ def gradient_checkpointing(core: torch.nn.Module, wanted: bool) -> Iterator[None
     if not wanted:
         yield
         return
-    core.gradient_checkpointing_enable({"use_reentrant": False})
+    core.activation_checkpointing_enable({"use_reentrant": False})
     core.train()
     try:
         yield
     finally:
         core.eval()
-        core.gradient_checkpointing_disable()
+        core.activation_checkpointing_disable()
 
 
 REFERENCE = Forward(sample, completion_logprobs)

@@ -28,8 +28,6 @@ import hashlib
 import itertools
 import math
 import random
-import sys
-import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,26 +38,24 @@ from tqdm import tqdm
 
 from agent import (
     Group,
-    Planner,
-    Play,
     Policy,
     Prompt,
     Rollout,
     Sampling,
     add_lora,
     encode,
-    load_policy,
     policy_planner,
     sample_all,
     trainable,
 )
 from benchmarks.training import parse_data, recorded_examples
 from envs import Action, Example, ToolAgent, demonstration, die, own_tool_agent
-from eval import evaluate, evaluate_policy, oracle_planner, random_planner
+from eval import oracle_planner, random_planner
 from extras import torchrun
-from extras.pictures import draw_curves, draw_episode
+from extras.loading import load_policy
+from extras.report import Clock, Warnings, announce, draw_pictures, examine, last_success, warn
 from extras.run_folder import RunFolder, memory_or_die
-from extras.shared_prompt import FORWARDS, choose_forward
+from extras.shared_prompt import FORWARDS
 from extras.vlm_tool_agent import load_tool_agent
 from extras.warm_start import WarmStart, warm_base
 from extras.worlds import WORLDS
@@ -164,7 +160,7 @@ class Config:
     )
     lambda_rep: float = flag(
         0.3,
-        "weight of repetition; at most half of lambda_align, so that the truth stays the best "
+        "weight of repetition; at most a third of lambda_align, so that the truth stays the best "
         "forecast",
     )
     credit: str = flag(
@@ -785,7 +781,7 @@ def run_stage(policy: Policy, config: Config, stage: str, run: RunFolder) -> Non
             line["tool_errors"] = torchrun.total(refused)
         warnings.look(line)
         run.log(line, all_groups[: config.keep_groups])
-        bar.set_postfix_str(f"reward {line['reward']:.2f}, success {last_success(run, config)}")
+        bar.set_postfix_str(f"reward {line['reward']:.2f}, success {last_success(run)}")
         if (update + 1) % config.save_every == 0 or update + 1 == updates:
             run.save(policy, optimizer, stage, update + 1)
 
@@ -831,120 +827,6 @@ def reward_spread(group: Group) -> float:
     return np.std([rollout.reward for rollout in group.rollouts])
 
 
-# ---- warnings ------------------------------------------------------------------------------------
-
-
-def warn(text: str) -> None:
-    tqdm.write(f"warning: {text}", file=sys.stderr)
-
-
-class Streak:
-    """Warns when something has gone wrong in ten updates in a row, once for each such row."""
-
-    def __init__(self, text: str):
-        self.text = text
-        self.length = 0
-
-    def look(self, wrong: bool) -> None:
-        self.length = self.length + 1 if wrong else 0
-        if self.length == 10:
-            warn(self.text)
-
-
-class Warnings:
-    """Looks at the metrics of each update for runs that do not learn."""
-
-    def __init__(self):
-        self.flat = Streak(
-            "for 10 updates more than 90 % of the groups had equal rewards, so there is almost "
-            "nothing to learn from; rollouts.jsonl shows what was sampled (all unreadable? "
-            "temperature too low? task solved?)"
-        )
-        self.unreadable = Streak(
-            "for 10 updates more than half of the answers could not be read to the end: see "
-            "rollouts.jsonl"
-        )
-
-    def look(self, line: dict) -> None:
-        self.flat.look(line["frac_zero_std"] > 0.9)
-        self.unreadable.look(line["frac_parse_error"] > 0.5)
-
-
-# ---- exams and pictures --------------------------------------------------------------------------
-
-
-@torchrun.first_only
-def examine(
-    run: RunFolder, config: Config, name: str, policy: Policy, planner: Planner | None = None
-) -> None:
-    """Play the held-out tasks with the policy, or with a planner, and keep the result.
-
-    A resumed run does not play them again.
-    """
-    if config.data:
-        return  # recorded data have no episodes to play: eval.py --bench scores them
-    split = config.eval_split
-    results = run.results[split]
-    if name not in results:
-        with tqdm(total=config.eval_tasks, desc=f"exam: {name}", unit="task", mininterval=1) as bar:
-            if planner is None:
-                results[name], _ = evaluate_policy(
-                    policy, dataclasses.asdict(config), split, config.eval_tasks, bar.update
-                )
-            else:
-                results[name], _ = evaluate(
-                    planner,
-                    WORLDS[config.env],
-                    split,
-                    config.eval_tasks,
-                    config.horizon,
-                    config.history,
-                    progress=bar.update,
-                )
-        run.write_results()
-    tqdm.write(f"{name:8} {split}: {in_words(results[name])}")
-
-
-def in_words(result: dict) -> str:
-    low, high = result["ci95"]
-    return (
-        f"success {result['success']:.1%} "
-        f"(95 % interval {low:.1%} to {high:.1%}, n = {result['n']}), "
-        f"first action right {result['accuracy_at_k'][0]:.1%}, "
-        f"refused by the tool agent {result['failed']:.1%}"
-    )
-
-
-def last_success(run: RunFolder, config: Config) -> str:
-    """Success in the last exam, for the progress bar."""
-    results = list(run.results[config.eval_split].values())
-    if not results:
-        return "-"
-    return f"{results[-1]['success']:.1%}"
-
-
-@torchrun.first_only
-def draw_pictures(run: RunFolder, config: Config, policy: Policy) -> None:
-    """curves.png and episode.png: what a person looks at first."""
-    split = config.eval_split
-    curves = run.path / "curves.png"
-    draw_curves(run.read_metrics(), run.results[split], split, curves)
-    if config.data:
-        return
-    _, plays = evaluate_policy(policy, dataclasses.asdict(config), split, 20)
-    episode = run.path / "episode.png"
-    draw_episode(longest_solved(plays), episode)
-    print(f"pictures: {curves}, {episode}; numbers: {run.path / 'results.json'}")
-
-
-def longest_solved(plays: Sequence[Play]) -> Play:
-    """The longest of the solved episodes; of all, where none was solved."""
-    solved = [play for play in plays if play.success]
-    if not solved:
-        solved = plays
-    return max(solved, key=lambda play: len(play.results))
-
-
 # ---- main ----------------------------------------------------------------------------------------
 
 
@@ -958,10 +840,10 @@ def main(argv: list[str] | None = None) -> None:
     clock = Clock()
     with torchrun.first_before_others():  # the first process makes the warm start
         run, policy = open_run(config)
-    announce(config)
+    announce(run)
     clock.lap(run, "warmup")
-    examine(run, config, "random", policy, random_planner(config.seed))
-    examine(run, config, "warmup", policy)
+    examine(run, "random", policy, random_planner(config.seed))
+    examine(run, "warmup", policy)
     clock.lap(run, "exams")
     add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
     for stage in ("stage1", "stage2"):
@@ -972,12 +854,13 @@ def main(argv: list[str] | None = None) -> None:
         run_stage(policy, config, stage, run)
         run.save_adapter(policy, stage)
         clock.lap(run, stage)
-        examine(run, config, stage, policy)
+        examine(run, stage, policy)
+        clock.lap(run, "exams")
     run.save_adapter(policy, "adapter")
-    examine(run, config, "oracle", policy, oracle_planner(config.horizon))
+    examine(run, "oracle", policy, oracle_planner(config.horizon))
     clock.lap(run, "exams")
     run.write_results()
-    draw_pictures(run, config, policy)
+    draw_pictures(run, policy)
     torchrun.stop()
 
 
@@ -991,40 +874,18 @@ def open_run(config: Config) -> tuple[RunFolder, Policy]:
     load_in_4bit = config.load_in_4bit
     if config.resume:
         load_in_4bit = run.before["in_4bit"]  # as it was decided when the run began
-    policy = load_policy(base, max_pixels=config.max_pixels, load_in_4bit=load_in_4bit)
+    policy = load_policy(
+        base,
+        forward=config.forward,
+        max_pixels=config.max_pixels,
+        load_in_4bit=load_in_4bit,
+    )
     policy.far_first = config.order == "far"
-    policy.forward = choose_forward(policy, config.forward)
     # Before anything is written: a wrong name leaves no run behind.
     load_tool_agent(config.tool_agent, policy, config.max_pixels)
     in_4bit = getattr(policy.core, "is_loaded_in_4bit", False)
     run.write_config(base, in_4bit)
     return run, policy
-
-
-@torchrun.first_only
-def announce(config: Config) -> None:
-    prompts = config.prompts_per_update
-    forecasts = config.group_size
-    print(
-        f"{prompts} prompts x {forecasts} forecasts = {prompts * forecasts} rollouts an update, "
-        f"{config.updates_per_batch} optimiser step(s) on each batch; "
-        f"T = {config.horizon}, K = {config.history}, seed {config.seed}",
-        flush=True,
-    )
-
-
-class Clock:
-    """Seconds of each part of a run, for results.json."""
-
-    def __init__(self):
-        self.last_lap = time.monotonic()
-
-    def lap(self, run: RunFolder, name: str) -> None:
-        """The seconds since the last lap belong to `name`, unless it has some already: a resumed
-        run keeps what it had noted."""
-        now = time.monotonic()
-        run.results["seconds"].setdefault(name, round(now - self.last_lap, 1))
-        self.last_lap = now
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from agent import Group, Policy, load_policy
-from envs import die, one_line
+from agent import Group, Policy, Rollout
+from envs import Example, die, one_line
 from extras import torchrun
-from extras.shared_prompt import choose_forward
+from extras.loading import load_policy
 
 # ---- small things that every script needs --------------------------------------------------------
 
@@ -112,11 +112,11 @@ def load_run_policy(folder: str | Path, config: dict, adapter: str | None = "ada
     policy = load_policy(
         config["base"],
         adapter=Path(folder) / adapter if adapter else None,
+        forward=config["forward"],
         max_pixels=config["max_pixels"],
         load_in_4bit=config["in_4bit"],
     )
     policy.far_first = config["order"] == "far"
-    policy.forward = choose_forward(policy, config["forward"])
     return policy
 
 
@@ -134,6 +134,29 @@ FREE_TO_CHANGE = (
     "sample_batch",  # the exception: other forecasts are drawn from here on, just as likely ones
     "load_in_4bit",  # not asked again: `in_4bit` has what was decided when the run began
 )
+
+
+def rollout_record(rollout: Rollout, example: Example) -> dict:
+    """A rollout as one line of rollouts.jsonl."""
+    observation = example.observation
+    return {
+        "observation": {
+            "instruction": observation.instruction,
+            "history": observation.history,
+            "plan": [str(action) for action in observation.plan],
+        },
+        "reference": [str(action) for action in example.reference],
+        "text": rollout.text,
+        "forecast": [str(action) for action in rollout.forecast],
+        "finish_reason": rollout.finish_reason,
+        "parse_error": rollout.parse_error,
+        "reward_terms": rollout.reward_terms,
+        "reward": rollout.reward,
+        "advantages": rollout.advantages,
+        "prompt_ids": rollout.prompt_ids,
+        "completion_ids": rollout.completion_ids,
+        "old_logprobs": rollout.old_logprobs,
+    }
 
 
 class RunFolder:
@@ -244,7 +267,7 @@ class RunFolder:
         with open(self.path / "rollouts.jsonl", "a") as rollouts:
             for group in groups:
                 for rollout in group.rollouts:
-                    record = when | rollout.record(group.example)
+                    record = when | rollout_record(rollout, group.example)
                     rollouts.write(json.dumps(record) + "\n")
 
     def read_metrics(self) -> list[dict]:

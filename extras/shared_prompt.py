@@ -1,6 +1,6 @@
 """The fast path: a prompt is computed once for its G completions, and the numbers stay the same.
 
-Whoever loads a policy puts choose_forward(policy, ...) into policy.forward, which everybody calls.
+extras/loading.py puts choose_forward(...) into policy.forward, which everybody calls.
 What is computed is not defined here but in agent.py (sample, completion_logprobs): read that first.
 """
 
@@ -623,10 +623,10 @@ FORWARDS = ("shared", "reference")
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose layers are as this file computes them
 
 
-def choose_forward(policy: Policy, wanted: str = "shared") -> Forward:
+def choose_forward(core: torch.nn.Module, wanted: str = "shared") -> Forward:
     """What goes into policy.forward: SHARED where it is wanted and knows the model's family."""
     if wanted == "reference":
         return REFERENCE
-    if policy.core.config.model_type not in FAMILIES:
+    if core.config.model_type not in FAMILIES:
         return REFERENCE
     return SHARED

@@ -42,12 +42,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from agent import Group, Policy, Sampling, add_lora, build_prompt, encode, load_policy, trainable
+from agent import Group, Policy, Sampling, add_lora, build_prompt, encode, trainable
 from benchmarks.catalog import load_recorded
 from benchmarks.common import Report
 from envs import Example, Observation, ToyGUI, die
+from extras.loading import load_policy
 from extras.made_up_android import android_record, forest, node, write_android_control
-from extras.shared_prompt import choose_forward
 from extras.tiny_vlm import make_tiny
 from train import Config, draw_samples, update_policy
 
@@ -172,8 +172,7 @@ def show(instruction: str, image: Image.Image, history: tuple[str, ...] = ()) ->
 
 def load_with_adapters(folder: str | Path, forward: str = "shared", **how) -> Policy:
     """The policy with fresh adapters; nobody may write the end token."""
-    policy = load_policy(folder, **how)
-    policy.forward = choose_forward(policy, forward)
+    policy = load_policy(folder, forward=forward, **how)
     add_lora(policy, 16, 32, 0)
     end = torch.tensor([policy.tokenizer.eos_token_id], device=policy.device)
     policy.suppressed = torch.cat([policy.suppressed, end])

@@ -13,9 +13,9 @@ from functools import lru_cache
 import torch
 from PIL import Image
 
-from agent import Policy, Sampling, encode_messages, load_policy, plain, sample_all
+from agent import Policy, Sampling, encode_messages, plain, sample_all
 from envs import POINTING, Action, Example, Point, ToolAgent
-from extras.shared_prompt import choose_forward
+from extras.loading import load_policy
 
 # ---- questions ----------------------------------------------------------------------------------
 
@@ -198,6 +198,4 @@ def frozen_vlm(name: str, policy: Policy, max_pixels: int = 0) -> Policy:
 @lru_cache(maxsize=1)
 def load_frozen(name: str, max_pixels: int) -> Policy:
     """Loaded once: training, its curves and the exam ask for it by turns."""
-    vlm = load_policy(name, max_pixels=max_pixels, load_in_4bit=None)
-    vlm.forward = choose_forward(vlm)
-    return vlm
+    return load_policy(name, max_pixels=max_pixels, load_in_4bit=None)

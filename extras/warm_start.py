@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from agent import Policy, Sampling, encode, format_forecast, load_policy, trainable
+from agent import Policy, Sampling, encode, format_forecast, trainable
 from envs import DISMISS, Action, Example, Observation, demonstration
-from extras.shared_prompt import choose_forward
+from extras.loading import load_policy
 from extras.tiny_vlm import make_tiny
 from extras.worlds import WORLDS
 from rewards import similarity
@@ -60,7 +60,6 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
     make_tiny(work, WORLDS[settings.env].words, settings.seed)
     policy = load_policy(work)
     policy.far_first = settings.order == "far"
-    policy.forward = choose_forward(policy)
     reading = teach_reading(policy, settings)
     loss = imitate(policy, settings)
     check = check_start(policy, settings)

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 import agent
 from envs import ToyGUI
-from extras.shared_prompt import choose_forward
+from extras.loading import load_policy
 from extras.tiny_vlm import make_tiny
 
 torch.set_num_threads(1)  # two threads on two busy cores were up to twenty times slower
@@ -34,9 +34,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture
 def policy(tiny) -> agent.Policy:
     """The untrained policy without adapters, fresh for each test, as train.py uses it."""
-    policy = agent.load_policy(tiny)
-    policy.forward = choose_forward(policy)
-    return policy
+    return load_policy(tiny)
 
 
 @pytest.fixture

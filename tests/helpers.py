@@ -10,8 +10,8 @@ from PIL import Image
 
 import agent
 from envs import Observation, ToyGUI
+from extras.loading import load_policy
 from extras.made_up import make_hub
-from extras.shared_prompt import choose_forward
 
 
 def observe(
@@ -66,6 +66,13 @@ def plain_logprobs(
 # ---- made-up hub checkpoints --------------------------------------------------------------------
 
 
+def some_logprobs(policy: agent.Policy) -> torch.Tensor:
+    """Twenty numbers that tell two sets of weights apart."""
+    prompt = agent.encode(policy, [observe(0)], 5)[0]
+    with torch.no_grad():
+        return plain_logprobs(policy, observe(0), prompt.ids, list(range(20, 40)))
+
+
 @cache
 def hubs_folder() -> TemporaryDirectory:
     return TemporaryDirectory()  # it goes when the tests end
@@ -79,9 +86,7 @@ def hub(family: str = "qwen3_vl") -> Path:
 
 def load_hub(family: str = "qwen3_vl", **how) -> agent.Policy:
     """Its policy, as train.py uses it."""
-    policy = agent.load_policy(hub(family), **how)
-    policy.forward = choose_forward(policy)
-    return policy
+    return load_policy(hub(family), **how)
 
 
 def blank_screen(width: int, height: int) -> Observation:

@@ -4,14 +4,12 @@ both ways: the reference of agent.py and the shared prompt of extras/."""
 
 import ast
 import builtins
-import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import nudge, observe, plain_logits, plain_logprobs
+from helpers import nudge, observe, plain_logits, plain_logprobs, some_logprobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,8 +24,6 @@ from agent import (
     choose_rollout,
     encode,
     format_forecast,
-    load_adapter,
-    load_policy,
     make_rollout,
     parse_forecast,
     play,
@@ -35,6 +31,7 @@ from agent import (
     trainable,
 )
 from envs import KINDS, MAX_TEXT, SPLITS, TERMINAL, Action, Observation, ToyGUI
+from extras.loading import load_policy
 from extras.shared_prompt import SHARED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -450,21 +447,6 @@ def test_a_rollout_tells_what_was_written(policy):
     assert steps == [0, 0, 1, 1, 2, 2, 2, 2]
 
 
-def test_a_rollout_is_a_line_of_the_log(policy):
-    ids = policy.tokenizer("click Save\ndone<|im_end|>")["input_ids"]
-    rollout = make_rollout(policy, encode(policy, [observe(0)], 5)[0], ids, [-0.5] * 5, 5)
-    rollout.reward_terms = {"align": 1.0, "reward": 1.0}
-    env = ToyGUI("test")
-    env.reset(0)
-    line = json.loads(json.dumps(rollout.record(env.example(5))))
-    assert line["completion_ids"] == ids
-    assert line["reward"] == 1.0
-    assert line["forecast"] == ["click Save", "done"]
-    others = {"observation", "prompt_ids", "text", "finish_reason", "parse_error"}
-    others |= {"reward_terms", "advantages", "old_logprobs"}
-    assert others <= set(line)
-
-
 def test_far_first_counts_steps_from_the_end(policy):
     policy.far_first = True
     prompt = encode(policy, [observe(0)], 3)[0]
@@ -544,12 +526,6 @@ def test_sampling_without_adapters_is_sampling_from_the_base(tiny, forward, dtyp
 # ---- adapters -----------------------------------------------------------------------------------
 
 
-def some_logprobs(policy: Policy) -> torch.Tensor:
-    prompt = encode(policy, [observe(0)], 5)[0]
-    with torch.no_grad():
-        return plain_logprobs(policy, observe(0), prompt.ids, list(range(20, 40)))
-
-
 def test_adapters_are_on_the_language_model_in_fp32_without_dropout(tiny):
     policy = load_policy(tiny, dtype="bfloat16")
     assert not trainable(policy)
@@ -561,19 +537,6 @@ def test_adapters_are_on_the_language_model_in_fp32_without_dropout(tiny):
     assert policy.peft.peft_config["default"].lora_dropout == 0.0
 
 
-def test_saved_adapters_give_the_same_logits_in_a_fresh_model(tuned, tiny, tmp_path):
-    tuned.peft.save_pretrained(tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names >= {"adapter_config.json", "adapter_model.safetensors"}
-    fresh = load_policy(tiny, tmp_path)
-    assert torch.equal(some_logprobs(fresh), some_logprobs(tuned))
-    assert (some_logprobs(fresh) - some_logprobs(load_policy(tiny))).abs().max() > 0.1
-    assert not trainable(fresh)
-    again = load_policy(tiny)
-    load_adapter(again, tmp_path, is_trainable=True)
-    assert len(trainable(again)) == 4 * 7 * 2
-
-
 def test_adapters_off_give_the_base(tuned, tiny):
     base = some_logprobs(load_policy(tiny))
     on = some_logprobs(tuned)
@@ -581,66 +544,6 @@ def test_adapters_off_give_the_base(tuned, tiny):
         assert torch.equal(some_logprobs(tuned), base)
     assert torch.equal(some_logprobs(tuned), on)
     assert not torch.equal(on, base)
-
-
-def shallow(tiny: Path, folder: Path) -> Path:
-    """The tiny model with two layers instead of four."""
-    shutil.copytree(tiny, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] = 2
-    config["text_config"].pop("layer_types", None)
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def test_an_adapter_of_another_model_ends_with_one_line(tuned, tiny, tmp_path, dies):
-    good = tmp_path / "good"
-    two_layers = tmp_path / "two_layers"
-    tuned.peft.save_pretrained(good)
-    other = load_policy(shallow(tiny, tmp_path / "shallow"))
-    agent.add_lora(other, 4, 8, 0)
-    other.peft.save_pretrained(two_layers)
-    assert str(two_layers) in dies(load_policy, tiny, two_layers)
-    assert str(good) in dies(load_policy, tmp_path / "shallow", good)
-    rank = shutil.copytree(good, tmp_path / "rank")
-    config = rank / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 8}))
-    assert str(rank) in dies(load_policy, tiny, rank)
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "no config", "bad config"])
-def test_a_damaged_adapter_ends_with_one_line(tuned, tiny, tmp_path, dies, damage):
-    folder = tmp_path / "adapter"
-    if damage != "missing":
-        folder.mkdir()
-    if damage not in ("missing", "empty"):
-        tuned.peft.save_pretrained(folder)
-    if damage == "cut":
-        whole = (folder / "adapter_model.safetensors").read_bytes()
-        (folder / "adapter_model.safetensors").write_bytes(whole[: len(whole) // 2])
-    if damage == "no config":
-        (folder / "adapter_config.json").unlink()
-    if damage == "bad config":
-        (folder / "adapter_config.json").write_text('{"r": ')
-    assert str(folder) in dies(load_policy, tiny, folder)
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "no tokenizer", "other family"])
-def test_a_damaged_model_ends_with_one_line(tiny, tmp_path, dies, damage):
-    folder = tmp_path / "model"
-    if damage not in ("missing", "empty"):
-        shutil.copytree(tiny, folder)
-    if damage == "empty":
-        folder.mkdir()
-    if damage == "cut":
-        whole = (folder / "model.safetensors").read_bytes()
-        (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    if damage == "no tokenizer":
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (folder / name).unlink()
-    if damage == "other family":
-        (folder / "config.json").write_text('{"model_type": "bert"}')
-    assert str(folder) in dies(load_policy, folder)
 
 
 # ---- how a forecast can reach the action that is executed ---------------------------------------

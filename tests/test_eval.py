@@ -27,6 +27,7 @@ from eval import (
     toy_metrics,
     wilson,
 )
+from extras.loading import load_policy
 from extras.made_up_android import android_record, write_android_control
 from extras.tiny_vlm import make_tiny
 from extras.worlds import WORLDS
@@ -234,7 +235,7 @@ def test_the_exam_from_the_command_line(run, tmp_path, capsys):
 def test_a_run_is_examined_in_its_own_world(tmp_path, capsys):
     base = tmp_path / "base"
     make_tiny(base, WORLDS["toy-tools"].words, 0)
-    policy = agent.load_policy(base)
+    policy = load_policy(base)
     agent.add_lora(policy, 4, 8, 0)
     run = make_run(tmp_path / "run", policy, base, "toy-tools")
     file = tmp_path / "numbers.json"

@@ -5,16 +5,19 @@ import json
 
 import pytest
 import torch
+from helpers import observe
 from test_train import small, train_stage1
 
 import agent
-from agent import trainable
+from agent import encode, make_rollout, trainable
+from envs import ToyGUI
 from extras.run_folder import (
     RunFolder,
     changes,
     load_run_policy,
     memory_or_die,
     read_run,
+    rollout_record,
     write,
 )
 from train import open_run
@@ -237,3 +240,18 @@ def test_what_is_no_finished_run_is_told_in_one_line(tiny, tmp_path, dies, damag
     message = dies(read_run, folder)
     assert f"--run {folder}" in message
     assert words in message
+
+
+def test_a_rollout_is_a_line_of_the_log(policy):
+    ids = policy.tokenizer("click Save\ndone<|im_end|>")["input_ids"]
+    rollout = make_rollout(policy, encode(policy, [observe(0)], 5)[0], ids, [-0.5] * 5, 5)
+    rollout.reward_terms = {"align": 1.0, "reward": 1.0}
+    env = ToyGUI("test")
+    env.reset(0)
+    line = json.loads(json.dumps(rollout_record(rollout, env.example(5))))
+    assert line["completion_ids"] == ids
+    assert line["reward"] == 1.0
+    assert line["forecast"] == ["click Save", "done"]
+    others = {"observation", "prompt_ids", "text", "finish_reason", "parse_error"}
+    others |= {"reward_terms", "advantages", "old_logprobs"}
+    assert others <= set(line)

@@ -11,9 +11,10 @@ from helpers import hub, load_hub, observe, plain_logprobs
 from torch.nn.functional import scaled_dot_product_attention
 
 import agent
-from agent import REFERENCE, Forward, Policy, Prompt, Sampling, encode, load_policy, trainable
+from agent import REFERENCE, Forward, Policy, Prompt, Sampling, encode, trainable
 from envs import Action, Observation
 from extras import shared_prompt
+from extras.loading import load_policy
 from extras.shared_prompt import (
     FAMILIES,
     SHARED,
@@ -31,10 +32,9 @@ from extras.shared_prompt import (
 # ---- which way ----------------------------------------------------------------------------------
 
 
-def of_family(model_type: str) -> Policy:
-    """As much of a policy as is looked at."""
-    config = SimpleNamespace(model_type=model_type)
-    return SimpleNamespace(core=SimpleNamespace(config=config))
+def of_family(model_type: str) -> SimpleNamespace:
+    """As much of a model as is looked at."""
+    return SimpleNamespace(config=SimpleNamespace(model_type=model_type))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

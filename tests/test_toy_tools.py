@@ -12,11 +12,12 @@ import pytest
 
 import agent
 import train
-from agent import Group, Rollout, build_prompt, format_forecast, load_policy, parse_forecast
+from agent import Group, Rollout, build_prompt, format_forecast, parse_forecast
 from envs import ALIAS_RIGHT, CELL, Action, Example, demonstration, own_tool_agent
 from eval import evaluate, oracle_planner, random_planner
 from eval import main as eval_main
 from extras import toy_tools
+from extras.loading import load_policy
 from extras.run_folder import read_run
 from extras.tiny_vlm import make_tiny
 from extras.toy_tools import (

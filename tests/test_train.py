@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 import agent
 import train
-from agent import Forward, Group, Policy, Rollout, Sampling, encode, load_policy, trainable
+from agent import Forward, Group, Policy, Rollout, Sampling, encode, trainable
 from envs import Action, Example, ToyGUI, find_element
-from extras.run_folder import RunFolder, read_run
-from extras.shared_prompt import SHARED, choose_forward
+from extras.loading import load_policy
+from extras.run_folder import read_run
+from extras.shared_prompt import SHARED
 from extras.worlds import WORLDS
 from rewards import grounded_reward, group_advantages, trajectory_reward
 from train import (
     Config,
-    Streak,
     grpo_loss,
     has_signal,
     open_run,
@@ -257,7 +257,6 @@ def test_nothing_moves_when_no_group_has_signal(tuned):
 def test_one_step_moves_the_adapters_and_only_them(tiny):
     """Also with a bf16 base at a learning rate of 1e-6, where bf16 adapters would not move."""
     policy = load_policy(tiny, dtype="bfloat16")
-    policy.forward = choose_forward(policy)
     agent.add_lora(policy, 4, 8, 0)
     _, groups = sampled(policy)
     before = {name: w.detach().clone() for name, w in policy.core.named_parameters()}
@@ -565,16 +564,6 @@ def test_many_unreadable_answers_are_warned_about(tiny, tmp_path, capfd, monkeyp
     assert errors.count("almost nothing to learn from") == 1
 
 
-def test_a_streak_is_told_once_at_its_tenth_update(capfd):
-    streak = Streak("too bad")
-    for wrong in [True] * 9 + [False] + [True] * 9:
-        streak.look(wrong)
-    assert capfd.readouterr().err == ""
-    for _ in range(5):
-        streak.look(True)
-    assert capfd.readouterr().err == "warning: too bad\n"
-
-
 # ---- flags ---------------------------------------------------------------------------------------
 
 
@@ -724,14 +713,6 @@ def test_a_wrong_tool_agent_leaves_no_run_behind(tiny, tmp_path, dies):
 
 
 # ---- from end to end -----------------------------------------------------------------------------
-
-
-def test_the_last_success_is_that_of_the_last_exam(tiny, tmp_path):
-    config = small(tmp_path / "run", tiny)
-    run = RunFolder(dataclasses.asdict(config))
-    assert train.last_success(run, config) == "-"
-    run.results["test"] = {"random": {"success": 0.0}, "warmup": {"success": 0.25}}
-    assert train.last_success(run, config) == "25.0%"
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pytest
 import agent
 from agent import parse_forecast
 from envs import Action
+from extras.loading import load_policy
 from extras.trl_rewards import trl_reward
 from rewards import trajectory_reward
 
@@ -44,7 +45,7 @@ def test_trl_trains_with_our_rewards(tiny, tmp_path):
     datasets = pytest.importorskip("datasets")
     from extras import speed
 
-    policy = agent.load_policy(tiny)
+    policy = load_policy(tiny)
     agent.add_lora(policy, 4, 8, 0)
     rows = []
     for observation in speed.observations("toy")[:2]:

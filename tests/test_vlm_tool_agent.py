@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agent
-from agent import Forward, Group, Policy, Rollout, encode, load_policy, parse_forecast
+from agent import Forward, Group, Policy, Rollout, encode, parse_forecast
 from envs import Action, Example, Observation
+from extras.loading import load_policy
 from extras.shared_prompt import SHARED
 from extras.vlm_tool_agent import ask, frozen_vlm, load_tool_agent, parse_point, vlm_tool_agent
 from train import Config, score

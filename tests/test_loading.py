@@ -1,12 +1,15 @@
-"""agent.py with checkpoints in the hub's layout: real Qwen-VL architectures of all three families
-(small, random, with the real special tokens), 4 bits, pixel budgets, frames, chat templates."""
+"""extras/loading.py: checkpoints in the hub's layout, real Qwen-VL architectures of all three
+families (small, random, with the real special tokens), 4 bits, pixel budgets, chat templates,
+adapters."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import blank_screen, hub, load_hub, observe, plain_logprobs
+from helpers import blank_screen, hub, load_hub, observe, plain_logprobs, some_logprobs
 from PIL import Image
 
 import agent
@@ -17,12 +20,12 @@ from agent import (
     Policy,
     Sampling,
     encode,
-    load_policy,
     make_rollout,
     trainable,
 )
 from envs import Action
 from extras import play
+from extras.loading import load_adapter, load_policy
 from extras.made_up import TEMPLATE, make_hub
 from extras.run_folder import load_run_policy, read_run
 from extras.shared_prompt import FAMILIES, SHARED
@@ -240,3 +243,79 @@ def test_mistakes_end_with_one_line_and_leave_nothing_behind(tmp_path, dies, mon
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     assert "load_in_4bit" in dies(train.main, [*flags, "--load_in_4bit"])
     assert not list(run.iterdir())
+
+
+# ---- adapters and damage -------------------------------------------------------------------------
+
+
+def test_saved_adapters_give_the_same_logits_in_a_fresh_model(tuned, tiny, tmp_path):
+    tuned.peft.save_pretrained(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"adapter_config.json", "adapter_model.safetensors"}
+    fresh = load_policy(tiny, tmp_path)
+    assert torch.equal(some_logprobs(fresh), some_logprobs(tuned))
+    assert (some_logprobs(fresh) - some_logprobs(load_policy(tiny))).abs().max() > 0.1
+    assert not trainable(fresh)
+    again = load_policy(tiny)
+    load_adapter(again, tmp_path, is_trainable=True)
+    assert len(trainable(again)) == 4 * 7 * 2
+
+
+def shallow(tiny: Path, folder: Path) -> Path:
+    """The tiny model with two layers instead of four."""
+    shutil.copytree(tiny, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 2
+    config["text_config"].pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_an_adapter_of_another_model_ends_with_one_line(tuned, tiny, tmp_path, dies):
+    good = tmp_path / "good"
+    two_layers = tmp_path / "two_layers"
+    tuned.peft.save_pretrained(good)
+    other = load_policy(shallow(tiny, tmp_path / "shallow"))
+    agent.add_lora(other, 4, 8, 0)
+    other.peft.save_pretrained(two_layers)
+    assert str(two_layers) in dies(load_policy, tiny, two_layers)
+    assert str(good) in dies(load_policy, tmp_path / "shallow", good)
+    rank = shutil.copytree(good, tmp_path / "rank")
+    config = rank / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": 8}))
+    assert str(rank) in dies(load_policy, tiny, rank)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "no config", "bad config"])
+def test_a_damaged_adapter_ends_with_one_line(tuned, tiny, tmp_path, dies, damage):
+    folder = tmp_path / "adapter"
+    if damage != "missing":
+        folder.mkdir()
+    if damage not in ("missing", "empty"):
+        tuned.peft.save_pretrained(folder)
+    if damage == "cut":
+        whole = (folder / "adapter_model.safetensors").read_bytes()
+        (folder / "adapter_model.safetensors").write_bytes(whole[: len(whole) // 2])
+    if damage == "no config":
+        (folder / "adapter_config.json").unlink()
+    if damage == "bad config":
+        (folder / "adapter_config.json").write_text('{"r": ')
+    assert str(folder) in dies(load_policy, tiny, folder)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "no tokenizer", "other family"])
+def test_a_damaged_model_ends_with_one_line(tiny, tmp_path, dies, damage):
+    folder = tmp_path / "model"
+    if damage not in ("missing", "empty"):
+        shutil.copytree(tiny, folder)
+    if damage == "empty":
+        folder.mkdir()
+    if damage == "cut":
+        whole = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    if damage == "no tokenizer":
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).unlink()
+    if damage == "other family":
+        (folder / "config.json").write_text('{"model_type": "bert"}')
+    assert str(folder) in dies(load_policy, folder)

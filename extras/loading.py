@@ -1,0 +1,200 @@
+"""From a name or a folder to a Policy: a Qwen-VL of the hub, the project's tiny one, adapters.
+
+Called by whoever needs a model: train.py, extras/run_folder.py (a finished run), the tool agents.
+It trains nothing, and it knows what the libraries do to you: each workaround is a named function.
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+
+from agent import Policy
+from envs import die
+from extras.shared_prompt import choose_forward
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+def load_policy(
+    path: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    forward: str = "shared",
+    dtype: str = "",
+    device: str = "",
+    max_pixels: int = 0,
+    load_in_4bit: bool | None = False,
+) -> Policy:
+    """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the
+    same lines.
+
+    `adapter`: a folder in peft's format. `forward`: how it computes, "shared" or "reference".
+    `max_pixels`: the largest screenshot that the image processor may keep, in pixels. `device`:
+    CUDA where there is one, but the CPU for the tiny model. `dtype`: float32 on a CPU, else
+    bfloat16, or float16 where the card lacks that. `load_in_4bit`: NF4; None: where the weights
+    would fill more than half of the memory else.
+    Raises SystemExit with one line for a folder without model or tokenizer, a model of another
+    family, an adapter of another base.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoImageProcessor
+
+    quiet_the_libraries()
+    try:
+        config = AutoConfig.from_pretrained(path)
+        if config.model_type not in FAMILIES:
+            family = config.model_type
+            die(f"{path} is a {family}; only the Qwen-VL family (2, 2.5, 3) is supported")
+        tokenizer = load_tokenizer(path, config)
+        image_processor = AutoImageProcessor.from_pretrained(path)
+        core = load_core(path, config, dtype, device, load_in_4bit)
+    except ImportError as error:  # bitsandbytes, where there is no build of it for this machine
+        reason = str(error).strip().splitlines()[0][:200]
+        die(f"--load_in_4bit does not work here: {reason}; --no-load_in_4bit goes without")
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = str(error).splitlines()[0][:200]
+        die(f"cannot load a vision-language model from {path}: {reason}")
+    if max_pixels:
+        limit_pixels(image_processor, max_pixels)
+    policy = Policy(core, tokenizer, image_processor, choose_forward(core, forward), str(path))
+    if adapter:
+        load_adapter(policy, adapter)
+    return policy
+
+
+def load_tokenizer(path: str | Path, config):
+    """The tokenizer with its chat template, which some checkpoints keep in a file of its own."""
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if not tokenizer.chat_template:
+        name = "chat_template.json"
+        file = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+        if file:
+            tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"]
+    # Without tokenizer files transformers makes an empty tokenizer.
+    if not tokenizer.chat_template or len(tokenizer) <= config.image_token_id:
+        die(f"{path} has no tokenizer that fits the model")
+    return tokenizer
+
+
+def load_core(path, config, dtype: str, device: str, load_in_4bit: bool | None) -> torch.nn.Module:
+    """The weights, frozen, on their device: in full, or in 4 bits with tower and head left
+    alone."""
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    device = device or default_device(config)
+    if device != "cpu":
+        avoid_cudnn_attention()
+    number_type = getattr(torch, dtype or default_dtype(device))
+    if load_in_4bit is None:
+        load_in_4bit = device != "cpu" and fills_half_of_the_memory(config)
+    if not load_in_4bit:
+        core = AutoModelForImageTextToText.from_pretrained(path, dtype=number_type).to(device)
+    else:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=number_type,
+            # matched from the start of a module's name: "visual" alone would match nothing
+            llm_int8_skip_modules=["model.visual", "lm_head"],
+        )
+        core = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=number_type, device_map={"": device}, quantization_config=quantization
+        )
+        keep_4bit_trainable(core)
+    multiply_patches(core)
+    return core.requires_grad_(False).eval()
+
+
+def default_device(config) -> str:
+    tiny = config.text_config.vocab_size < 1000
+    if torch.cuda.is_available() and not tiny:
+        return "cuda"
+    return "cpu"
+
+
+def default_dtype(device: str) -> str:
+    if device == "cpu":
+        return "float32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float16"
+
+
+def fills_half_of_the_memory(config) -> bool:
+    """Whether 16-bit weights leave less than half of the GPU's free memory for caches and
+    activations."""
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    weights = sum(weight.numel() for weight in model.parameters())
+    free, _ = torch.cuda.mem_get_info()
+    return 2 * weights > free / 2
+
+
+def limit_pixels(image_processor, max_pixels: int) -> None:
+    """Small screens are enlarged to the shortest edge and rounded up: not beyond the limit."""
+    shortest = min(image_processor.size["shortest_edge"], max_pixels // 4)
+    image_processor.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
+
+
+def quiet_the_libraries() -> None:
+    """bitsandbytes tells of a kernel for 4 bits that is not used here; peft and transformers argue
+    about a name."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+
+
+def avoid_cudnn_attention() -> None:
+    """cuDNN's attention was seen to give NaN gradients with masks (pytorch issue 196678), and it
+    plans anew for each length."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def keep_4bit_trainable(core: torch.nn.Module) -> None:
+    """A CPU with AVX512-BF16 would pack 4-bit weights in the first eval forward and give no
+    gradient from then on, with no more than a warning (bitsandbytes 0.50)."""
+    for module in core.modules():
+        module.support_avx512bf16_for_cpu = False
+
+
+def multiply_patches(core: torch.nn.Module) -> None:
+    """Embed the patches of a screenshot by a product: a convolution whose windows do not overlap
+    is one, and the product is many times as fast on a CPU."""
+    patches = core.model.visual.patch_embed.proj
+    linear = torch.nn.functional.linear
+    patches.forward = lambda x: linear(x.flatten(1), patches.weight.flatten(1), patches.bias)
+
+
+def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False) -> None:
+    """Load adapters that `policy.peft.save_pretrained` (or plain peft) wrote.
+
+    peft loads what fits and only warns about the rest, so a file of another base would leave the
+    model as it was: that is an error here."""
+    from peft import PeftModel
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as saved:
+            saved_names = set(saved.keys())
+        policy.peft = PeftModel.from_pretrained(policy.core, str(folder), is_trainable=is_trainable)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0][:200]
+        die(f"no adapter for this model in {folder}: {reason}")
+    own_names = set()
+    for name, _ in policy.peft.named_parameters():
+        if "lora_" in name:
+            own_names.add(name.replace(".default", ""))
+    if saved_names != own_names:
+        wrong = len(saved_names ^ own_names)
+        die(
+            f"the adapter in {folder} was made for another model "
+            f"({wrong} of its weights do not fit)"
+        )
