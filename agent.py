@@ -25,14 +25,16 @@ own, computed by the model's own forward. It is the reference. How the same numb
 several times faster is shown in extras/shared_prompt.py, which is what train.py uses by default.
 
 Letters of shapes: P prompts, G completions of each, B = P * G rows, L tokens of a prompt, C of a
-completion, S = L + C, H hidden size, V words."""
+completion, S = L + C, H hidden size, V tokens of the vocabulary.
+"""
 
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import torch
@@ -44,7 +46,7 @@ from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAg
 
 
 def action_table() -> str:
-    """One line a kind of action, as the system prompt shows it."""
+    """One line a kind of action, as the system prompt shows it: `click {the element}`, `back`."""
     lines = []
     for kind, text in KINDS.items():
         lines.append(f"{kind} {{{text}}}" if text else kind)
@@ -63,17 +65,16 @@ SYSTEM = (
 
 
 def plain(text: str) -> str:
-    """Text of others inside a prompt: an action that types `<|image_pad|>` must not become that
-    token."""
+    """Text of others, made safe for a prompt: typing `<|image_pad|>` must not make that token."""
     return text.replace("<|", "< |")
 
 
 def build_prompt(observation: Observation, horizon: int, far_first: bool = False) -> list[dict]:
-    """The one prompt of training and evaluation, as chat messages; the image stands for the
-    screenshot.
+    """The one prompt of training and evaluation, as a chat with a place for the screenshot.
 
     The screenshot comes after the task, so that under causal attention its tokens know what is
-    asked."""
+    asked.
+    """
     history = "; ".join(observation.history) if observation.history else "none"
     before = f"task: {plain(observation.instruction)}\npast: {plain(history)}\n"
     if observation.plan:
@@ -90,12 +91,12 @@ def build_prompt(observation: Observation, horizon: int, far_first: bool = False
 
 
 def format_forecast(actions: Sequence[Action], far_first: bool = False) -> str:
-    """The text that parse_forecast reads back (points are left to the tool agent)."""
+    """The text that parse_forecast reads back, without points: those are the tool agent's part."""
     written = reversed(actions) if far_first else actions
     return "\n".join(str(action) for action in written)
 
 
-NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
+NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"  # what is longer is no place on a screen: it stays text
 POINT_AT_THE_END = re.compile(rf"\s*\(\s*({NUMBER})\s*,\s*({NUMBER})\s*\)\s*$")
 
 
@@ -107,9 +108,9 @@ def parse_forecast(
 ) -> tuple[list[Action], str | None]:
     """Model text -> (the actions up to the first line that cannot be read, what was wrong or None).
 
-    Never raises and never executes anything. `frame`: what the model takes for the width and
-    height of the screen; points come back in 0..1. What stands before `</think>` is not part of
-    the answer. `far_first`: the lines are read from the last one up.
+    Never raises and never executes anything. What stands before `</think>` is not part of the
+    answer. `frame`: what the model takes for the width and height of the screen; points come back
+    in 0..1. `far_first`: the lines are read, and counted, from the last one up.
 
     >>> parse_forecast("click Save (500, 250)\\ndone", 5)[0]
     [Action(kind='click', text='Save', point=(0.5, 0.25)), Action(kind='done', text='', point=None)]
@@ -141,18 +142,20 @@ def parse_line(line: str, frame: tuple[float, float]) -> Action:
     kind, _, text = line.partition(" ")
     text = text.strip()
     point = None
-    at_the_end = POINT_AT_THE_END.search(text)
-    if kind in POINTING and at_the_end:
-        text = text[: at_the_end.start()]
-        point = (float(at_the_end[1]) / frame[0], float(at_the_end[2]) / frame[1])
-    takes_text = bool(KINDS.get(kind))
-    if takes_text and not text and point is None and kind not in TERMINAL:
+    place = POINT_AT_THE_END.search(text)
+    if kind in POINTING and place:
+        width, height = frame
+        text = text[: place.start()]
+        point = (float(place[1]) / width, float(place[2]) / height)
+    may_have_text = bool(KINDS.get(kind))
+    must_have_text = may_have_text and kind not in TERMINAL and point is None
+    if must_have_text and not text:
         raise ValueError(f"{kind} without its text")
-    if kind in KINDS and not takes_text and text:
+    if kind in KINDS and not may_have_text and text:
         raise ValueError(f"text after {kind}")
     if kind in ("done", "fail"):  # a model may add why; nobody reads it
         text = ""
-    return Action(kind, text, point)
+    return Action(kind, text, point)  # which refuses unknown kinds and points beside the screen
 
 
 # ---- the policy: a Qwen-VL with LoRA on its language model --------------------------------------
@@ -164,9 +167,10 @@ LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_p
 class Forward:
     """A way to compute: how completions are sampled, and how their log-probabilities are scored.
 
-    REFERENCE (below) goes through the model's own forward, extras/shared_prompt.SHARED computes a
-    prompt once for all its completions. Both have the signatures of `sample` and
-    `completion_logprobs`."""
+    There are two. REFERENCE (below) goes through the model's own forward;
+    extras/shared_prompt.SHARED computes a prompt once for all its completions. Both have the
+    signatures of `sample` and `completion_logprobs`.
+    """
 
     sample: Callable
     completion_logprobs: Callable
@@ -176,8 +180,9 @@ class Forward:
 class Policy:
     """A model with all that is needed to talk to it.
 
-    `core` is the transformers model; LoRA layers act inside it once `add_lora` or `load_adapter`
-    was called. `peft` is the wrapper that can switch them off and save them."""
+    `core` is the transformers model. `add_lora` (or extras/loading.load_adapter) puts LoRA layers
+    inside it; `peft` is then the wrapper that can switch them off and save them, else None.
+    """
 
     core: torch.nn.Module
     tokenizer: object
@@ -186,8 +191,8 @@ class Policy:
     name: str = ""
     peft: object = None
     far_first: bool = False  # forecasts are written from far to near (--order far)
-    suppressed: torch.Tensor = field(init=False)  # ids of the tokens that no answer may contain
-    breaks: dict[int, int] = field(default_factory=dict)  # see line_breaks()
+    suppressed: torch.Tensor = field(init=False)  # ids that are never sampled: forbidden_tokens
+    breaks: dict[int, int] = field(default_factory=dict)  # what line_breaks has decoded so far
 
     def __post_init__(self):
         self.suppressed = torch.tensor(forbidden_tokens(self), device=self.device)
@@ -202,14 +207,15 @@ class Policy:
 
     @property
     def tiny(self) -> bool:
-        """The project's own model (extras/tiny_vlm.py), whose vocabulary is a few hundred whole
-        words."""
+        """Whether this is the project's own model (extras/tiny_vlm.py), of a few hundred words."""
         return self.core.config.text_config.vocab_size < 1000
 
     @property
     def toy_scale(self) -> int:
-        """How large the toy worlds are drawn for this model: 768 x 576 px are 432 tokens of a
-        Qwen3-VL, and its words are as high as on real screens."""
+        """The scale at which the toy worlds are drawn for this model; at 1 the GUI is 128 x 96 px.
+
+        At 6 a screen is 432 tokens of a Qwen3-VL, and its words are as high as on real screens.
+        """
         return 1 if self.tiny else 6
 
     def line_breaks(self, token: int) -> int:
@@ -219,46 +225,54 @@ class Policy:
         return self.breaks[token]
 
     def frame(self, grid: torch.Tensor) -> tuple[float, float]:
-        """What the family takes for the width and height of a screen of `grid` [3] patches (t, h,
-        w).
+        """What the family takes for the width and height of a screen; `grid`: see Prompt.
 
         Qwen2-VL (UI-TARS v1) and Qwen3-VL (GUI-Owl 1.5) count 0..1000; Qwen2.5-VL (UI-TARS 1.5,
-        GUI-Owl) counts the pixels of the screenshot as the image processor resized it."""
+        GUI-Owl) counts the pixels of the screenshot as the image processor resized it.
+        """
         if self.core.config.model_type != "qwen2_5_vl":
             return 1000.0, 1000.0
-        patch = self.image_processor.patch_size
-        return float(grid[2] * patch), float(grid[1] * patch)
+        patch = self.image_processor.patch_size  # px
+        _, rows, columns = grid
+        return float(columns * patch), float(rows * patch)
 
     def max_new_tokens(self, horizon: int) -> int:
         """Room for `horizon` lines."""
         if not self.tiny:
-            return horizon * 24
+            return horizon * 24  # some words, and a point with a token for each digit
+        # Words are whole tokens. Only the tool world's vocabulary has the sign of a result.
         speaks_of_tools = "=" in self.tokenizer.get_vocab()
         if speaks_of_tools:
             return horizon * 5  # "call add 3 4" and the line's end
-        return horizon * 3  # "click Save" and the line's end: words are whole tokens
+        return horizon * 3  # "click Save" and the line's end
 
 
 def forbidden_tokens(policy: Policy) -> list[int]:
-    """Ids that are never sampled: special tokens (an image pad would make the next forward fail)
-    and rows of the head that no token has; but not the end, and not the marks that Qwen2-VL puts
-    around a point."""
+    """Ids of the tokens that no answer may contain.
+
+    Special tokens (an image pad would make the next forward fail) and rows of the head that no
+    token has; but not the end, and not the marks that Qwen2-VL puts around a point.
+    """
     tokenizer = policy.tokenizer
+    config = policy.core.config
     forbidden = set(tokenizer.all_special_ids)
-    forbidden |= {policy.image_token, policy.core.config.video_token_id}
-    forbidden |= set(range(len(tokenizer), policy.core.config.text_config.vocab_size))
+    forbidden |= {config.image_token_id, config.video_token_id}
+    forbidden |= set(range(len(tokenizer), config.text_config.vocab_size))
     allowed = {tokenizer.eos_token_id}
-    for number, token in tokenizer.added_tokens_decoder.items():
+    for token_id, token in tokenizer.added_tokens_decoder.items():
         if token.special:
-            forbidden.add(number)
+            forbidden.add(token_id)
         if token.content in ("<|box_start|>", "<|box_end|>"):
-            allowed.add(number)
+            allowed.add(token_id)
     return sorted(forbidden - allowed)
 
 
 def add_lora(policy: Policy, rank: int, alpha: int, seed: int) -> None:
-    """Put fresh adapters on the language model: in fp32 (bf16 weights do not move at small
-    learning rates), without dropout (the ratio of GRPO would compare two different networks)."""
+    """Put fresh adapters on the language model.
+
+    They are in fp32 (bf16 weights do not move at small learning rates) and without dropout (the
+    ratio of GRPO would compare two different networks).
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -277,12 +291,14 @@ def trainable(policy: Policy) -> list[torch.nn.Parameter]:
 
 @dataclass
 class Prompt:
-    """An encoded observation: L token ids, and what the frozen vision tower made of the
-    screenshot, which is computed once and serves sampling, scoring and training."""
+    """An encoded observation.
 
-    ids: list[int]
-    features: tuple[torch.Tensor, ...]  # pooled, then deepstack levels: [image tokens, hidden] each
-    grid: torch.Tensor  # [3] patches of the image in time, height, width
+    The frozen vision tower looks at a screenshot once; its features serve sampling and training.
+    """
+
+    ids: list[int]  # L of them
+    features: tuple[torch.Tensor, ...]  # pooled, then deepstack levels: [image tokens, H] each
+    grid: torch.Tensor  # [3] patches of the image in time (1), height and width
 
 
 @dataclass
@@ -297,9 +313,11 @@ class Rollout:
     forecast: list[Action]
     parse_error: str | None
     step_index: list[int]  # for each completion token, the forecast step (line) it belongs to
-    reward_terms: dict[str, float] = field(default_factory=dict)
+    # Filled in by train.score; the lists have a number for each forecast step, and one for what is
+    # written beyond the horizon: [T + 1].
+    reward_terms: dict[str, float] = field(default_factory=dict)  # named parts and their sum
     step_rewards: list[float] = field(default_factory=list)
-    advantages: list[float] = field(default_factory=list)  # for each forecast step
+    advantages: list[float] = field(default_factory=list)
 
     @property
     def reward(self) -> float:
@@ -320,25 +338,26 @@ class Group:
 
 def encode(policy: Policy, observations: Sequence[Observation], horizon: int) -> list[Prompt]:
     """Observations -> prompts that ask for a forecast of `horizon` steps."""
-    messages = [build_prompt(seen, horizon, policy.far_first) for seen in observations]
-    images = [seen.screenshot() for seen in observations]
-    return encode_messages(policy, messages, images)
+    chats = [build_prompt(observation, horizon, policy.far_first) for observation in observations]
+    images = [observation.screenshot() for observation in observations]
+    return encode_chats(policy, chats, images)
 
 
-def encode_messages(
-    policy: Policy, messages: Sequence[list[dict]], images: Sequence[Image.Image]
+def encode_chats(
+    policy: Policy, chats: Sequence[list[dict]], images: Sequence[Image.Image]
 ) -> list[Prompt]:
-    """Chats with one image each -> prompts; <|image_pad|> is repeated to the number of the image's
-    tokens."""
-    # One screenshot fills a GPU; all of them at once would fill its memory.
+    """Chats with one image each -> prompts."""
+    if not images:  # a tool agent may have nothing to ask
+        return []
+    # One screenshot keeps a GPU busy; all of them at once would fill its memory.
     at_once = len(images) if policy.tiny else 1
-    seen = []
-    for start in range(0, len(images), max(1, at_once)):
-        seen += see(policy, images[start : start + at_once])
+    views = []
+    for start in range(0, len(images), at_once):
+        views += see(policy, images[start : start + at_once])
     prompts = []
-    for message, (features, grid) in zip(messages, seen, strict=True):
-        text = chat_text(policy, message)
-        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+    for chat, (features, grid) in zip(chats, views, strict=True):
+        ids = policy.tokenizer(chat_text(policy, chat), add_special_tokens=False)["input_ids"]
+        # The template wrote one <|image_pad|>; each token of the image needs its own.
         at = ids.index(policy.image_token)
         image_tokens = [policy.image_token] * len(features[0])
         prompts.append(Prompt(ids[:at] + image_tokens + ids[at + 1 :], features, grid))
@@ -346,7 +365,7 @@ def encode_messages(
 
 
 def see(policy: Policy, images: Sequence[Image.Image]) -> list[tuple[tuple, torch.Tensor]]:
-    """(features, grid) of each image, through the frozen tower; see Prompt."""
+    """What the frozen tower makes of each image: (features, grid) as in Prompt."""
     batch = policy.image_processor(images=images, return_tensors="pt")
     grids = batch["image_grid_thw"]
     pixels = batch["pixel_values"].to(policy.device)
@@ -354,18 +373,21 @@ def see(policy: Policy, images: Sequence[Image.Image]) -> list[tuple[tuple, torc
         tower = policy.core.model.get_image_features(
             pixels, grids.to(policy.device), return_dict=True
         )
-    levels = [tower.pooler_output]
-    levels += getattr(tower, "deepstack_features", None) or []  # Qwen2-VL and 2.5 have none
-    return list(zip(zip(*levels, strict=True), grids, strict=True))
+    levels = [tower.pooler_output]  # [level][image]
+    if getattr(tower, "deepstack_features", None):  # Qwen2-VL and 2.5 have none
+        levels += tower.deepstack_features
+    features = zip(*levels, strict=True)  # [image][level]
+    return list(zip(features, grids, strict=True))
 
 
-def chat_text(policy: Policy, messages: list[dict]) -> str:
+def chat_text(policy: Policy, chat: list[dict]) -> str:
     """The chat as the family's template writes it, up to where the answer begins.
 
     DEPARTURE: the paper's planner is a thinking model. Here a model that thinks first is kept from
-    it: there is only room for the lines of a forecast."""
+    it: there is only room for the lines of a forecast.
+    """
     text = policy.tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     if text.endswith("<think>\n"):  # a template that always opens a thought
         text += "\n</think>\n\n"
@@ -375,20 +397,23 @@ def chat_text(policy: Policy, messages: list[dict]) -> str:
 # ---- the model's own forward --------------------------------------------------------------------
 
 
-def run_model(policy: Policy, ids: torch.Tensor, positions: torch.Tensor, **how):
+def run_model(policy: Policy, ids: torch.Tensor, positions: torch.Tensor, **options):
     """Last hidden states [B, S, H] (and a cache) of token ids [B, S] at positions [3, B, S].
 
     No attention mask is needed: rows have one length, or their padding stands behind all that
-    counts, and under causal attention nothing sees what stands behind it."""
+    counts, and under causal attention nothing sees what stands behind it.
+    """
     ids = ids.to(policy.device)
-    return policy.core.model(input_ids=ids, position_ids=positions.to(policy.device), **how)
+    return policy.core.model(input_ids=ids, position_ids=positions.to(policy.device), **options)
 
 
 def rope_positions(policy: Policy, prompt: Prompt, ids: torch.Tensor) -> torch.Tensor:
     """Where each token of a row stands in time, height and width: ids [B, S] -> [3, B, S].
 
     They are given explicitly: the model would otherwise go on from whatever image it saw last (it
-    keeps `rope_deltas` as state), and logits were seen to be off by 5."""
+    keeps `rope_deltas` as state), and logits were seen to be off by 5.
+    """
+    ids = ids.cpu()  # the library walks through them token by token
     positions, _ = policy.core.model.get_rope_index(
         ids,
         mm_token_type_ids=(ids == policy.image_token).int(),
@@ -399,21 +424,22 @@ def rope_positions(policy: Policy, prompt: Prompt, ids: torch.Tensor) -> torch.T
 
 
 def image_of(prompt: Prompt, rows: int) -> dict:
-    """What the tower made of the screenshot, for each of `rows` rows, as the model's forward takes
-    it."""
+    """The features of the screenshot for each of so many rows, in the form that run_model takes."""
     pooled, *deepstack = prompt.features
     repeated = [[level] * rows for level in deepstack]
-    seen = SimpleNamespace(pooler_output=[pooled] * rows, deepstack_features=repeated)
-    return {"image": seen}
+    tower = SimpleNamespace(pooler_output=[pooled] * rows, deepstack_features=repeated)
+    return {"image": tower}
 
 
 def token_logprobs(policy: Policy, hidden: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Last hidden states [.., H] -> log-probabilities [.., V] over the tokens that may be sampled,
-    in fp32.
+    """Last hidden states [.., H] -> log-probabilities [.., V], in fp32.
 
-    Sampler and loss both come here: scoring at another temperature than was sampled at is the
-    classical wrong ratio. Temperature 0 (greedy) is scored as 1."""
-    logits = policy.core.lm_head(hidden).float() / (temperature or 1.0)
+    They are over the tokens that may be sampled; the others have none (-inf). Sampler and loss both
+    come here: scoring at another temperature than was sampled at is the classical wrong ratio.
+    """
+    if temperature == 0:  # greedy: nothing to divide by
+        temperature = 1.0
+    logits = policy.core.lm_head(hidden).float() / temperature
     return logits.index_fill_(-1, policy.suppressed, -math.inf).log_softmax(-1)
 
 
@@ -422,14 +448,16 @@ def token_logprobs(policy: Policy, hidden: torch.Tensor, temperature: float) -> 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn; nothing is left to the model's generation_config (Qwen-VL's makes
-    sampling almost greedy). No top-k and no top-p: the loss would score another distribution than
-    was sampled."""
+    """How completions are drawn.
 
-    horizon: int = 5
+    Nothing is left to the model's generation_config (Qwen-VL's makes sampling almost greedy). No
+    top-k and no top-p: the loss would score another distribution than was sampled.
+    """
+
+    horizon: int = 5  # T, steps of a forecast
     group_size: int = 8  # G
     temperature: float = 1.0  # 0: greedy
-    max_new_tokens: int = 15
+    max_new_tokens: int = 15  # room for T lines, see Policy.max_new_tokens
 
 
 @dataclass
@@ -451,17 +479,18 @@ def sample(
     """G completions for each prompt; returns P lists of G rollouts."""
     G = how.group_size
     decodings = [read_prompt(policy, prompt, G) for prompt in prompts]
-    tokens = []  # [B] of each step
-    logprobs = []
+    tokens = []  # C times [B]
+    logprobs = []  # of these tokens
     ended = torch.zeros(len(prompts) * G, dtype=torch.bool, device=policy.device)
-    for step in range(how.max_new_tokens):
+    for t in range(how.max_new_tokens):
         hidden = torch.cat([decoding.hidden for decoding in decodings])  # [B, H]
-        scores = token_logprobs(policy, hidden, how.temperature)  # [B, V]
-        drawn = draw_tokens(scores, how.temperature, generator)  # [B]
+        all_logprobs = token_logprobs(policy, hidden, how.temperature)  # [B, V]
+        drawn = draw_tokens(all_logprobs, how.temperature, generator)  # [B]
         tokens.append(drawn)
-        logprobs.append(scores.gather(1, drawn[:, None])[:, 0])
+        logprobs.append(all_logprobs.gather(1, drawn[:, None])[:, 0])
         ended |= drawn == policy.tokenizer.eos_token_id
-        if ended.all() or step + 1 == how.max_new_tokens:
+        is_last = t + 1 == how.max_new_tokens  # nobody would read what the model makes of it
+        if ended.all() or is_last:
             break
         for decoding, own in zip(decodings, drawn.split(G), strict=True):
             write_token(policy, decoding, own)
@@ -469,7 +498,7 @@ def sample(
 
 
 def read_prompt(policy: Policy, prompt: Prompt, group_size: int) -> Decoding:
-    """The prompt, once; its completions begin with copies of its cache."""
+    """Run the model over the prompt, once: its completions begin with copies of its cache."""
     ids = torch.tensor([prompt.ids])  # [1, L]
     positions = rope_positions(policy, prompt, ids)
     images = image_of(prompt, rows=1)
@@ -477,11 +506,12 @@ def read_prompt(policy: Policy, prompt: Prompt, group_size: int) -> Decoding:
     cache = output.past_key_values
     cache.batch_repeat_interleave(group_size)
     hidden = output.last_hidden_state[:, -1].expand(group_size, -1)
-    return Decoding(hidden, positions[:, :, -1:].expand(-1, group_size, -1), cache)
+    last_position = positions[:, :, -1:].expand(-1, group_size, -1)
+    return Decoding(hidden, last_position, cache)
 
 
 def write_token(policy: Policy, decoding: Decoding, tokens: torch.Tensor) -> None:
-    """Go on by one token [G] in each completion."""
+    """Run the model over one more token of each completion, [G]; `decoding` goes on by it."""
     decoding.positions = decoding.positions + 1
     output = run_model(
         policy,
@@ -494,12 +524,12 @@ def write_token(policy: Policy, decoding: Decoding, tokens: torch.Tensor) -> Non
 
 
 def draw_tokens(
-    scores: torch.Tensor, temperature: float, generator: torch.Generator | None
+    all_logprobs: torch.Tensor, temperature: float, generator: torch.Generator | None
 ) -> torch.Tensor:
     """Log-probabilities [B, V] -> one token a row [B]."""
     if temperature == 0:
-        return scores.argmax(-1)
-    return torch.multinomial(scores.exp(), 1, generator=generator)[:, 0]
+        return all_logprobs.argmax(-1)
+    return torch.multinomial(all_logprobs.exp(), 1, generator=generator)[:, 0]
 
 
 def make_rollouts(
@@ -509,14 +539,16 @@ def make_rollouts(
     logprobs: list[torch.Tensor],
     how: Sampling,
 ) -> list[list[Rollout]]:
-    """What was drawn at each step, [B] each -> P lists of G rollouts."""
-    written = torch.stack(tokens, 1).tolist()
-    scored = torch.stack(logprobs, 1).tolist()
+    """Drawn tokens and their log-probabilities, C times [B] each -> P lists of G rollouts."""
+    token_rows = torch.stack(tokens, 1).tolist()  # [B][C]
+    logprob_rows = torch.stack(logprobs, 1).tolist()
+    G = how.group_size
     groups = []
     for p, prompt in enumerate(prompts):
         group = []
-        for row in range(p * how.group_size, (p + 1) * how.group_size):
-            group.append(make_rollout(policy, prompt, written[row], scored[row], how.horizon))
+        for row in range(p * G, (p + 1) * G):
+            written = token_rows[row]
+            group.append(make_rollout(policy, prompt, written, logprob_rows[row], how.horizon))
         groups.append(group)
     return groups
 
@@ -524,7 +556,7 @@ def make_rollouts(
 def make_rollout(
     policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int
 ) -> Rollout:
-    """One completion, cut behind its end token and read."""
+    """One completion [C], cut behind its end token and read."""
     end = policy.tokenizer.eos_token_id
     finished = end in tokens
     if finished:
@@ -547,14 +579,17 @@ def make_rollout(
 
 
 def forecast_steps(policy: Policy, tokens: list[int], horizon: int) -> list[int]:
-    """The forecast step that each token belongs to, 0 .. horizon (horizon: lines too many). A line
-    break belongs to the line that it ends; from far to near, the last line is step 0."""
-    breaks = [policy.line_breaks(token) for token in tokens]
-    *breaks_before, all_breaks = itertools.accumulate(breaks, initial=0)
+    """The forecast step that each token belongs to, 0 .. horizon (horizon: lines too many).
+
+    A line break belongs to the line that it ends; from far to near, the last line is step 0.
+    """
+    lines = []
+    breaks = 0  # before this token
+    for token in tokens:
+        lines.append(breaks)
+        breaks += policy.line_breaks(token)
     if policy.far_first:
-        lines = [all_breaks - before for before in breaks_before]
-    else:
-        lines = breaks_before
+        lines = [breaks - line for line in lines]
     return [min(line, horizon) for line in lines]
 
 
@@ -569,7 +604,8 @@ def sample_all(
 
     By default so many as make 128 completions of the tiny model (more would leave a CPU's caches)
     or 16 of a hub model (2 GB of keys and values at 1,024 image tokens and 28 layers, if each has
-    its own prompt). `generator_at` gives the random numbers of the part that begins at a prompt.
+    its own prompt). `generator_at(start)` gives the random numbers of the part that begins with
+    prompt number `start`.
     """
     if size == 0:
         completions = 128 if policy.tiny else 16
@@ -591,33 +627,32 @@ def completion_logprobs(
     temperature: float = 1.0,
     checkpointing: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of completions: [P][G] lists of ids -> (log-probs [P, G, C], mask [P, G,
-    C]).
+    """[P][G] lists of ids -> (log-probabilities [P, G, C], mask [P, G, C] of what was written).
 
     The mask is 1 up to and including the end token, by position: the pad token may be the end
-    token of some models. `checkpointing`: activations are computed again in the backward."""
-    every = itertools.chain.from_iterable(completions)
-    C = max(len(tokens) for tokens in every)
+    token of some models. `checkpointing`: activations are computed again in the backward.
+    """
+    all_completions = itertools.chain.from_iterable(completions)
+    C = max(len(completion) for completion in all_completions)
     logprobs = []
     masks = []
     with gradient_checkpointing(policy.core, checkpointing):
         for prompt, group in zip(prompts, completions, strict=True):
-            tokens, mask = padded(group, C, policy)  # [G, C]
-            scores = group_logprobs(policy, prompt, tokens, temperature)
-            logprobs.append(scores.masked_fill(~mask, 0.0))
+            tokens, mask = pad(policy, group, C)  # [G, C] each
+            own = group_logprobs(policy, prompt, tokens, temperature)  # [G, C]
+            logprobs.append(own.masked_fill(~mask, 0.0))
             masks.append(mask)
     return torch.stack(logprobs), torch.stack(masks)
 
 
-def padded(
-    group: Sequence[list[int]], length: int, policy: Policy
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of ids -> (ids [G, C], mask [G, C] of what was written)."""
-    ids = torch.full((len(group), length), policy.tokenizer.pad_token_id, device=policy.device)
-    mask = torch.zeros((len(group), length), dtype=torch.bool, device=policy.device)
-    for row, tokens in enumerate(group):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = True
+def pad(policy: Policy, group: Sequence[list[int]], C: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """G lists of ids -> (ids [G, C] padded on the right, mask [G, C] of what was written)."""
+    G = len(group)
+    ids = torch.full((G, C), policy.tokenizer.pad_token_id, device=policy.device)
+    mask = torch.zeros((G, C), dtype=torch.bool, device=policy.device)
+    for g, completion in enumerate(group):
+        ids[g, : len(completion)] = torch.tensor(completion)
+        mask[g, : len(completion)] = True
     return ids, mask
 
 
@@ -628,19 +663,21 @@ def group_logprobs(
     G, C = tokens.shape
     before = torch.tensor([prompt.ids] * G, device=tokens.device)
     rows = torch.cat([before, tokens], dim=1)  # [G, S]
-    positions = rope_positions(policy, prompt, rows.cpu())
-    images = image_of(prompt, G)
+    positions = rope_positions(policy, prompt, rows)
+    images = image_of(prompt, rows=G)
     output = run_model(policy, rows, positions, mm_encoder_outputs=images, use_cache=False)
-    # The state before a token predicts it: the shift by one, here and nowhere else.
+    # The state before a token predicts it: the shift by one, here and nowhere else in this file.
     predicting = output.last_hidden_state[:, -C - 1 : -1]  # [G, C, H]
-    scores = token_logprobs(policy, predicting, temperature)  # [G, C, V]
-    return scores.gather(-1, tokens[:, :, None])[:, :, 0]
+    all_logprobs = token_logprobs(policy, predicting, temperature)  # [G, C, V]
+    return all_logprobs.gather(-1, tokens[:, :, None])[:, :, 0]
 
 
 @contextmanager
 def gradient_checkpointing(core: torch.nn.Module, wanted: bool) -> Iterator[None]:
-    """The library's own checkpointing, layer by layer. It works in training mode only, which
-    changes nothing else here: there is no dropout."""
+    """The library's own checkpointing, layer by layer.
+
+    It works in training mode only, which changes nothing else here: there is no dropout.
+    """
     if not wanted:
         yield
         return
@@ -661,25 +698,32 @@ REFERENCE = Forward(sample, completion_logprobs)
 
 @dataclass
 class Plan:
+    """What a planner answers to one observation."""
+
     forecast: list[Action]
     tokens: int = 0  # written for it
 
 
-Planner = Callable[[list[Observation], list], list[Plan]]  # (observations, their environments)
+# (observations, their environments) -> plans. A policy looks at the observations only; the oracle
+# and the random planner of eval.py ask the environments.
+Planner = Callable[[list[Observation], list], list[Plan]]
 
 
 def policy_planner(
     policy: Policy, horizon: int, choose: str = "", candidates: int = 8, seed: int = 0
 ) -> Planner:
-    """Forecasts of a policy: greedy, or with `choose` the best of `candidates` sampled at
-    temperature 1.
+    """Forecasts of a policy: greedy, or with `choose` one of several sampled at temperature 1.
 
     DEPARTURE: choosing is not in the paper. It is the way in which a whole forecast can decide
-    about its first action: "likelihood" takes the one with the largest joint probability;
-    "agreement" the likeliest of those that begin as most of them do."""
-    group_size = candidates if choose else 1
-    temperature = 1.0 if choose else 0.0
-    how = Sampling(horizon, group_size, temperature, policy.max_new_tokens(horizon))
+    about its first action: of `candidates` forecasts, "likelihood" takes the one with the largest
+    joint probability; "agreement" the likeliest of those that begin as most of them do.
+    """
+    how = Sampling(
+        horizon=horizon,
+        group_size=candidates if choose else 1,
+        temperature=1.0 if choose else 0.0,
+        max_new_tokens=policy.max_new_tokens(horizon),
+    )
     generator = torch.Generator(policy.device).manual_seed(seed)
 
     def plan(observations: list[Observation], _envs: list) -> list[Plan]:
@@ -698,9 +742,9 @@ def policy_planner(
 def choose_rollout(group: Sequence[Rollout], choose: str) -> Rollout:
     """The likeliest rollout, with "agreement" among those with the commonest first action."""
     if choose == "agreement":
-        firsts = [first_line(rollout) for rollout in group]
-        most = max(firsts.count(first) for first in firsts)
-        group = [r for r, first in zip(group, firsts, strict=True) if firsts.count(first) == most]
+        counts = Counter(first_line(rollout) for rollout in group)
+        most = max(counts.values())
+        group = [rollout for rollout in group if counts[first_line(rollout)] == most]
     return max(group, key=lambda rollout: sum(rollout.old_logprobs))
 
 
@@ -710,17 +754,16 @@ def first_line(rollout: Rollout) -> str:
 
 @dataclass
 class Play:
-    """One played episode: for each step what was seen, forecast, due (the oracle's plan) and
-    done."""
+    """One played episode; each list has an entry a step."""
 
     observations: list[Observation] = field(default_factory=list)
     forecasts: list[list[Action]] = field(default_factory=list)
-    references: list[list[Action]] = field(default_factory=list)
+    references: list[list[Action]] = field(default_factory=list)  # the oracle's plans
     screens: list[tuple] = field(default_factory=list)  # (label, box) of each element, for pictures
     results: list[str] = field(default_factory=list)  # info["result"] of the environment
     success: bool = False
-    tokens: int = 0
-    oracle_steps: int = 0
+    tokens: int = 0  # written in the whole episode
+    oracle_steps: int = 0  # that the oracle needs from the start
 
 
 def play(
@@ -731,21 +774,22 @@ def play(
     tool_agent: ToolAgent | None = None,
     carry: bool = False,
 ) -> list[Play]:
-    """Plan-act loop over several environments at once: forecast T steps, execute the first,
-    observe, again.
+    """Plan-act loop: forecast T steps, execute the first, look, forecast again.
 
-    The first step goes to the frozen tool agent (None: the world's own) and what it returns to the
-    environment. With `carry`, what is left of the last forecast stands in the next prompt.
-    DEPARTURE: carrying a forecast along is not in the paper, which forecasts afresh; it is off by
-    default."""
-    seen = [env.reset(seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+    Several episodes go side by side, so that the planner and the tool agent are asked for all of
+    them at once. The first step goes to the frozen tool agent (None: the world's own), and what it
+    returns goes to the environment. With `carry`, what is left of the last forecast stands in the
+    next prompt. DEPARTURE: carrying a forecast along is not in the paper, which forecasts afresh;
+    it is off by default.
+    """
+    seen = [env.reset(seed)[0] for env, seed in zip(envs, seeds, strict=True)]  # last, of each
     plays = [Play(oracle_steps=env.oracle_steps) for env in envs]
     running = list(range(len(envs)))
     while running:
         observations = [seen[i] for i in running]
-        plans = planner(observations, [envs[i] for i in running])
-        own = [envs[i] for i in running]
-        executed = execute_first_steps(plans, observations, own, tool_agent)
+        running_envs = [envs[i] for i in running]
+        plans = planner(observations, running_envs)
+        executed = execute_first_steps(plans, observations, running_envs, tool_agent)
         still_running = []
         for i, plan, action in zip(running, plans, executed, strict=True):
             forecast = plan.forecast
@@ -753,7 +797,7 @@ def play(
             said = str(forecast[0]) if forecast else "unreadable"
             seen[i], _, terminated, truncated, info = envs[i].step(action, said=said)
             if carry:
-                seen[i] = with_plan(seen[i], forecast[1:])
+                seen[i] = replace(seen[i], plan=tuple(forecast[1:]))
             plays[i].results.append(info["result"])
             plays[i].success = info["success"]
             if not terminated and not truncated:
@@ -768,30 +812,28 @@ def execute_first_steps(
     envs: Sequence,
     tool_agent: ToolAgent | None,
 ) -> list[Action | None]:
-    """What the frozen tool agent makes of each plan's first step; None where it refuses, or where
-    nothing could be read. A foreign tool agent is asked for all of them at once."""
+    """What the frozen tool agent makes of each plan's first step.
+
+    None where it refuses, or where nothing could be read.
+    """
     executed = [None] * len(plans)
     readable = [i for i, plan in enumerate(plans) if plan.forecast]
     firsts = [plans[i].forecast[0] for i in readable]
     if tool_agent is None:
-        found = [envs[i].ground(first) for i, first in zip(readable, firsts, strict=True)]
+        answers = [envs[i].ground(first) for i, first in zip(readable, firsts, strict=True)]
     else:
-        found = tool_agent(firsts, [Example(observations[i], ()) for i in readable])
-    for i, action in zip(readable, found, strict=True):
+        # A foreign one knows the screen only, and no reference.
+        examples = [Example(observations[i], reference=()) for i in readable]
+        answers = tool_agent(firsts, examples)
+    for i, action in zip(readable, answers, strict=True):
         executed[i] = action
     return executed
 
 
 def remember(record: Play, observation: Observation, plan: Plan, env, horizon: int) -> None:
-    """What stands before the action is carried out."""
+    """Write down one step, before its action is carried out and changes screen and oracle."""
     record.observations.append(observation)
     record.forecasts.append(plan.forecast)
     record.references.append(env.oracle(horizon))
     record.screens.append(env.visible())
     record.tokens += plan.tokens
-
-
-def with_plan(observation: Observation, plan: Sequence[Action]) -> Observation:
-    return Observation(
-        observation.instruction, observation.screenshot, observation.history, tuple(plan)
-    )

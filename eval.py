@@ -3,12 +3,13 @@
 In a toy world a policy plays seeds 0..n-1 of a split: it forecasts greedily, only the first action
 of each forecast is executed, through the frozen tool agent, and it forecasts again. The numbers:
 
-    success         share of tasks solved within the oracle's steps plus a slack
+    success         share of tasks solved within the oracle's steps plus a slack; ci95: its interval
     accuracy_at_k   share of forecasts whose k-th action agrees (similarity 1) with the oracle's
-                    k-th action from that state
+                    k-th action from that state, where the oracle has one
     stability       of the steps that two forecasts in a row have in common, the share that agrees
     repeat          share of forecast actions that stood in their forecast before
-    failed          share of first actions that the tool agent refused
+    failed          share of steps whose action the tool agent refused or a tool failed to answer,
+                    or whose forecast could not be read
     unreadable      share of forecasts of which not one line could be read
 
 Recorded benchmarks are scored by their official rules, which stand in benchmarks/.
@@ -57,6 +58,7 @@ def random_planner(seed: int = 0) -> Planner:
 
 
 def random_action(env, rng: random.Random) -> Action:
+    """One of the world's own moves, `done`, or a number as the answer to a question."""
     moves = env.moves(rng)  # draws first: the order of the draws decides what is drawn
     answer = Action("answer", rng.choice(NUMBERS))
     return rng.choice([*moves, Action("done"), answer])
@@ -73,7 +75,7 @@ def oracle_planner(horizon: int) -> Planner:
 
 # ---- playing ------------------------------------------------------------------------------------
 
-Progress = Callable[[int], object]  # is told how many episodes have been finished
+Progress = Callable[[int], object]  # is told how many more episodes have been played
 
 
 def evaluate(
@@ -91,8 +93,8 @@ def evaluate(
 ) -> tuple[dict, list[Play]]:
     """Play seeds 0..n-1 of a split of a world; returns the metrics and the plays.
 
-    `tool_agent`: who carries out the first actions; None: the world's own. `batch`: episodes that
-    are played side by side.
+    `scale`: how large its screens are drawn. `carry`, `tool_agent` (None: the world's own): see
+    agent.play. `batch`: episodes that are played side by side.
     """
     plays = []
     for start in range(0, n, batch):
@@ -113,7 +115,10 @@ def evaluate_policy(
     choose: str = "",
     seed: int = 0,
 ) -> tuple[dict, list[Play]]:
-    """`evaluate` for a policy of a run: its world, tool agent and horizon are the config's."""
+    """`evaluate` for a policy of a run: its world, tool agent and horizon are the config's.
+
+    `choose`, `seed`: among several forecasts, see agent.policy_planner.
+    """
     horizon = config["horizon"]
     planner = policy_planner(policy, horizon, choose=choose, seed=seed)
     tool_agent = load_tool_agent(config["tool_agent"], policy, config["max_pixels"])
@@ -131,11 +136,26 @@ def evaluate_policy(
     )
 
 
+def evaluate_planner(
+    planner: Planner, config: dict, split: str, n: int, progress: Progress | None = None
+) -> tuple[dict, list[Play]]:
+    """`evaluate` for a planner that needs no model, in the world of a run."""
+    return evaluate(
+        planner,
+        WORLDS[config["env"]],
+        split,
+        n,
+        config["horizon"],
+        config["history"],
+        progress=progress,
+    )
+
+
 # ---- metrics of a toy world ---------------------------------------------------------------------
 
 
 def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
-    """The numbers of the module docstring; all shares lie in 0..1."""
+    """The numbers of the module docstring, and steps and tokens; all shares lie in 0..1."""
     solved = sum(episode.success for episode in plays)
     steps = sum(len(episode.results) for episode in plays)
     tokens = sum(episode.tokens for episode in plays)
@@ -145,9 +165,9 @@ def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
         "ci95": list(wilson(solved, len(plays))),
         "accuracy_at_k": [accuracy_at(k, plays) for k in range(horizon)],
         "stability": stability(plays),
-        "repeat": repeated(plays),
-        "failed": failed(plays),
-        "unreadable": unreadable(plays),
+        "repeat": share_repeated(plays),
+        "failed": share_failed(plays),
+        "unreadable": share_unreadable(plays),
         "steps_per_episode": steps / len(plays),
         "tokens_per_episode": tokens / len(plays),
     }
@@ -206,20 +226,20 @@ def stability(plays: Sequence[Play]) -> float | None:
     return sum(kept) / len(kept)
 
 
-def repeated(plays: Sequence[Play]) -> float:
+def share_repeated(plays: Sequence[Play]) -> float:
     forecasts = all_forecasts(plays)
     actions = sum(len(forecast) for forecast in forecasts)
     repeats = sum(sum(repetitions(forecast)) for forecast in forecasts)
     return repeats / max(1, actions)
 
 
-def failed(plays: Sequence[Play]) -> float:
+def share_failed(plays: Sequence[Play]) -> float:
     steps = sum(len(episode.results) for episode in plays)
-    refused = sum(episode.results.count("failed") for episode in plays)
-    return refused / max(1, steps)
+    failures = sum(episode.results.count("failed") for episode in plays)
+    return failures / max(1, steps)
 
 
-def unreadable(plays: Sequence[Play]) -> float:
+def share_unreadable(plays: Sequence[Play]) -> float:
     forecasts = all_forecasts(plays)
     empty = sum(len(forecast) == 0 for forecast in forecasts)
     return empty / max(1, len(forecasts))
@@ -229,7 +249,10 @@ def unreadable(plays: Sequence[Play]) -> float:
 
 
 def exam(run: str, split: str, n: int) -> dict[str, dict]:
-    """Metrics of all policies of a run on one split of its world, in the order of their making."""
+    """Metrics on one split of the run's world, by name: a row each of the table.
+
+    The floor, the warm start, the stages that the run has, the ceiling.
+    """
     config = read_run(run)
     stages = [stage for stage in ("stage1", "stage2") if (Path(run) / stage).exists()]
     names = ["random", "warmup", *stages, "oracle"]
@@ -237,27 +260,23 @@ def exam(run: str, split: str, n: int) -> dict[str, dict]:
     with tqdm(total=n * len(names), unit="task", mininterval=1) as bar:
         for name in names:
             bar.set_description(name)
-            metrics[name] = examine(name, run, config, split, n, progress=bar.update)
+            metrics[name] = examine_by_name(name, run, config, split, n, progress=bar.update)
     return metrics
 
 
-def examine(name: str, run: str, config: dict, split: str, n: int, progress: Progress) -> dict:
-    """Metrics of one policy of a run: "random", "oracle", "warmup", "stage1" or "stage2"."""
+def examine_by_name(
+    name: str, run: str, config: dict, split: str, n: int, progress: Progress
+) -> dict:
+    """Metrics of "random", "oracle", or a policy of the run: "warmup", "stage1" or "stage2"."""
     if name == "random":
-        return examine_planner(random_planner(), config, split, n, progress)
-    if name == "oracle":
-        return examine_planner(oracle_planner(config["horizon"]), config, split, n, progress)
-    adapter = None if name == "warmup" else name
-    policy = load_run_policy(run, config, adapter)
-    metrics, _ = evaluate_policy(policy, config, split, n, progress)
-    return metrics
-
-
-def examine_planner(planner: Planner, config: dict, split: str, n: int, progress: Progress) -> dict:
-    world = WORLDS[config["env"]]
-    metrics, _ = evaluate(
-        planner, world, split, n, config["horizon"], config["history"], progress=progress
-    )
+        metrics, _ = evaluate_planner(random_planner(), config, split, n, progress)
+    elif name == "oracle":
+        oracle = oracle_planner(config["horizon"])
+        metrics, _ = evaluate_planner(oracle, config, split, n, progress)
+    else:
+        adapter = None if name == "warmup" else name
+        policy = load_run_policy(run, config, adapter)
+        metrics, _ = evaluate_policy(policy, config, split, n, progress)
     return metrics
 
 
@@ -293,8 +312,8 @@ def table_row(name: str, metrics: dict) -> str:
 
 def exam_benchmarks() -> list[str]:
     """The recorded benchmarks that have an official rule; the others are for training only."""
-    scored = [name for name, benchmark in BENCHMARKS.items() if benchmark.protocols]
-    return [*scored, *TOOL_BENCHES]
+    step_by_step = [name for name, benchmark in BENCHMARKS.items() if benchmark.protocols]
+    return [*step_by_step, *TOOL_BENCHES]
 
 
 @dataclass(frozen=True)
@@ -322,7 +341,7 @@ def load_examinee(args: argparse.Namespace) -> Examinee:
 def bench(args: argparse.Namespace) -> dict:
     """A recorded benchmark, by the official rule: a run's policy, or predictions from a file.
 
-    Returns what --json writes.
+    Writes the rows of --per_step or --per_item; returns what --json writes.
     """
     if not args.data:
         die(f"--bench {args.bench} needs --data ROOT")
@@ -342,10 +361,15 @@ def bench(args: argparse.Namespace) -> dict:
 
 def bench_gui(args: argparse.Namespace) -> tuple[dict, list[dict]]:
     """Recorded steps of a GUI; of each forecast the first action counts."""
-    rule = {"protocol": args.protocol, "index": args.index}
     if args.predictions:
-        predictions = args.predictions
-        return score_bench(args.bench, args.data, args.split, predictions=predictions, **rule)
+        return score_bench(
+            args.bench,
+            args.data,
+            args.split,
+            predictions=args.predictions,
+            protocol=args.protocol,
+            index=args.index,
+        )
     examinee = load_examinee(args)
     return score_bench(
         args.bench,
@@ -354,17 +378,21 @@ def bench_gui(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         predict=predictor(examinee),
         horizon=examinee.horizon,
         history=examinee.history,
-        **rule,
+        protocol=args.protocol,
+        index=args.index,
     )
 
 
 def predictor(examinee: Examinee) -> Callable[[Observation, int], list[Action]]:
-    """(observation, the examinee's T) -> its forecast, the first action with the point it has."""
+    """(observation, T) -> the examinee's forecast, its first action grounded by the tool agent.
+
+    T is what the scorer asks for; it is the examinee's own, with which the planner is made.
+    """
     planner = policy_planner(examinee.policy, examinee.horizon)
     tool_agent = load_tool_agent(examinee.tool_agent, examinee.policy, examinee.max_pixels)
 
     def predict(observation: Observation, _horizon: int) -> list[Action]:
-        [plan] = planner([observation], [None])
+        [plan] = planner([observation], [None])  # a policy looks at no environment
         if tool_agent is None or not plan.forecast:
             return plan.forecast
         first, *later = plan.forecast

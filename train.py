@@ -106,8 +106,8 @@ class Config:
     forward: str = flag(
         "shared",
         "shared: a prompt is computed once for its G completions, many times as fast "
-        "(extras/shared_prompt.py); reference: by the model's own forward (agent.py), which any "
-        "architecture has. Both give the same numbers but for rounding",
+        "(extras/shared_prompt.py); reference: each completion by the model's own forward "
+        "(agent.py). Both give the same numbers but for rounding",
     )
     max_pixels: int = flag(
         0,

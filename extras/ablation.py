@@ -42,7 +42,7 @@ class Arm:
     """A training command and a way to play. Arms with the same flags share one run."""
 
     flags: str = ""  # of train.py; {all}: the updates of both stages, so that no arm has fewer
-    adapter: str | None = "adapter"  # who plays: the end of the run, "stage1", None: the warm start
+    adapter: str | None = "adapter"  # who plays: "adapter", the end; "stage1"; None, the warm start
     choose: str = ""  # among several forecasts, see agent.policy_planner
 
 
@@ -90,10 +90,8 @@ DISTURBED = {"popup", "flaky", "layout"}  # splits that ask how robust a policy 
 
 def run_owner(name: str) -> str:
     """The arm whose run this arm plays with: the first that has the same flags."""
-    for other, arm in ARMS.items():
-        if arm.flags == ARMS[name].flags:
-            return other
-    raise KeyError(name)
+    same_flags = [other for other, arm in ARMS.items() if arm.flags == ARMS[name].flags]
+    return same_flags[0]
 
 
 @dataclass(frozen=True)
@@ -186,6 +184,7 @@ def train_arm(folder: Path, seed: int, flags: list[str], settings: Settings) -> 
         *("--seed", str(seed)),
         *("--threads", str(settings.threads)),
         *("--warmup_dir", str(settings.root / "warmup")),
+        # train.py's own exams are short and on dev: what is compared is played by play_arm.
         *("--eval_split", "dev"),
         *("--eval_tasks", "20"),
         *flags,
@@ -294,7 +293,7 @@ def list_jobs(arms: Sequence[str], seeds: int) -> dict[Job, Job | None]:
     owners = [run_owner(arm) for arm in arms]
     jobs = {}
     for seed in range(seeds):
-        for arm in dict.fromkeys(["warmup", *owners, *arms]):
+        for arm in dict.fromkeys(["warmup", *owners, *arms]):  # each once, in this order
             if arm not in MAIN_ARMS and seed >= PART_SEEDS:
                 continue
             owner = run_owner(arm)
@@ -318,7 +317,7 @@ def run_jobs(jobs: dict[Job, Job | None], settings: Settings) -> dict[Job, dict]
                 del waiting[job]
                 running[pool.submit(run_arm, job, settings)] = job
             try:
-                future = next(as_completed(running))
+                future = next(as_completed(running))  # waits for the first that ends
                 job = running.pop(future)
                 exams[job] = future.result()
             except BaseException:  # SystemExit of a worker included
@@ -351,7 +350,8 @@ def report(job: Job, exam: dict) -> None:
 
 # ---- what the numbers say -----------------------------------------------------------------------
 
-# Student's t, two-sided 95 %, for 1 to 9 degrees of freedom
+# Student's t, two-sided 95 %, for 1 to 9 degrees of freedom; with more the last one is used, which
+# makes an interval a little too wide.
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
@@ -501,8 +501,8 @@ def table_row(name: str, record: dict, splits: Sequence[str]) -> str:
     first, *others = splits
     label = f"{name} ({len(arm['minutes'])})"
     mean, half = interval(arm["split"][first]["success"])
-    success = plus_minus(f"{100 * mean:.1f}", 100 * half)
-    cells = [f"{label:22}", f"{success:>12}", f"{against_tracer1(name, record):>17}"]
+    on_first = plus_minus(f"{100 * mean:.1f}", 100 * half)
+    cells = [f"{label:22}", f"{on_first:>12}", f"{against_tracer1(name, record):>17}"]
     for split in others:
         success = arm["split"][split]["success"] if split in arm["split"] else None
         cells.append(mean_cell(success, "7.1%"))
@@ -545,19 +545,20 @@ def mean_cell(values: Sequence[float | None] | None, style: str) -> str:
 
 def draw_ablation(record: dict, path: Path) -> None:
     """Arms with intervals; forecast accuracy against k; success against T, if there are several."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # here, because importing it writes a cache of fonts
 
     arms = record["arms"]
     first = next(iter(arms.values()))
     split = next(iter(first["split"]))
     success = {name: 100 * np.array(arm["split"][split]["success"]) for name, arm in arms.items()}
     horizons = horizon_arms(arms)
-    panels = 3 if len(horizons) > 1 else 2
+    several_horizons = len(horizons) > 1
+    panels = 3 if several_horizons else 2
     figure = Figure((5 * panels, 0.28 * len(arms) + 2.2), layout="tight")
     axes = figure.subplots(1, panels, width_ratios=(2, 1.2, 1)[:panels])
     draw_arms(axes[0], success, split)
     draw_accuracy(axes[1], arms)
-    if panels == 3:
+    if several_horizons:
         draw_horizons(axes[2], {T: success[name] for T, name in horizons.items()})
     figure.savefig(path, dpi=110)
 
@@ -575,7 +576,9 @@ def horizon_arms(arms: dict[str, dict]) -> dict[int, str]:
 
 def draw_arms(axis, success: dict[str, np.ndarray], split: str) -> None:
     """A bar an arm, a dot a seed. `success`: arm -> per cent, one for each seed."""
-    labels, means, halves = [], [], []
+    labels = []
+    means = []
+    halves = []
     for name, values in success.items():
         mean, half = interval(values)
         labels.append(f"{name} ({len(values)})")
@@ -725,7 +728,8 @@ def make_settings(args: argparse.Namespace) -> Settings:
 
 
 def shorten(settings: Settings, named: set[str]) -> Settings:
-    """--quick: two seeds, fewer tasks, a fifth of the updates where no flag names them."""
+    """--quick: two seeds, fewer tasks, a shorter warm start, and a fifth of the updates unless a
+    flag names them."""
     short = replace(
         settings,
         root=Path(f"{settings.root}-quick"),

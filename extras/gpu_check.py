@@ -53,7 +53,7 @@ from extras.speed import (
     measure_trl,
     memory_now,
     memory_peak,
-    show,
+    observation_of,
 )
 from extras.vlm_tool_agent import vlm_tool_agent
 
@@ -91,9 +91,9 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def make_checkpoint(args: argparse.Namespace) -> None:
-    """Make it where an earlier process has not.
+    """Write the checkpoint to --folder, unless an earlier process has.
 
-    On the card, which is much faster, if the card can hold it in 16 bits.
+    It is made on the card, which is much faster, if the card can hold it in 16 bits.
     """
     folder = Path(args.folder)
     if (folder / LAST_FILE).exists():
@@ -115,12 +115,15 @@ def make_screens(tokens: int, prompts: int) -> list[Observation]:
     observations = []
     for _ in range(prompts):
         pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
-        observations.append(show("Save the form", Image.fromarray(pixels)))
+        observations.append(observation_of("Save the form", Image.fromarray(pixels)))
     return observations
 
 
 def numbers_of(measured: Measured, prompts: int) -> dict:
-    """Medians and memory; three digits behind the point are enough."""
+    """Medians, memory, and tokens of one prompt and one completion.
+
+    Three digits behind the point are enough.
+    """
     walls = np.array(measured.seconds)[:, :, 0]  # [iterations, sampling or update]
     sampling, update = np.median(walls, 0).tolist()
     return {
@@ -161,9 +164,9 @@ def time_tool_agent(
 
 def run_side(args: argparse.Namespace, **case) -> dict:
     """measure() in a process of its own; {"failed": why} where it did not end well."""
-    shared = {name: getattr(args, name) for name in ("device", "tokens", "prompts", "completion")}
+    flags = {name: getattr(args, name) for name in ("device", "tokens", "prompts", "completion")}
     command = [sys.executable, "-m", "extras.gpu_check"]
-    for name, value in (shared | case).items():
+    for name, value in (flags | case).items():
         command += [f"--{name}", str(value)]
     # One card: TRL would split its rows over all of them.
     cards = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
@@ -175,8 +178,8 @@ def run_side(args: argparse.Namespace, **case) -> dict:
         return json.loads(done.stdout.splitlines()[-1])
     if "OutOfMemoryError" in done.stderr:
         return {"failed": "out of memory"}
-    lines = done.stderr.strip().splitlines() or ["?"]
-    return {"failed": lines[-1][:300]}
+    lines = done.stderr.strip().splitlines()
+    return {"failed": lines[-1][:300] if lines else "?"}
 
 
 def run_largest(args: argparse.Namespace, least: int, **case) -> dict:
@@ -195,10 +198,10 @@ def run_largest(args: argparse.Namespace, least: int, **case) -> dict:
 
 def compare(args: argparse.Namespace, **case) -> dict:
     """One row of the table: a shape at a precision."""
-    ours = run_largest(args, G, side="ours", **case)
+    ours = run_largest(args, least=G, side="ours", **case)
     row = {"shape": case["shape"], "bits": case["bits"]} | ours["row"]
     if args.trl:
-        theirs = run_largest(args, 1, side="trl", **case)
+        theirs = run_largest(args, least=1, side="trl", **case)
         row["trl"] = theirs["row"]
         if "done" in ours and "done" in theirs:
             row |= beside_trl(ours, theirs)
@@ -218,7 +221,7 @@ def beside_trl(ours: dict, theirs: dict) -> dict:
     return {
         "times_faster": {name: round(ratio, 2) for name, ratio in ratios.items()},
         "share_of_memory": round(ours["row"]["peak_gib"] / theirs["row"]["peak_gib"], 3),
-        "failed": wrong or None,
+        "failed": wrong if wrong else None,
     }
 
 

@@ -15,7 +15,7 @@ from agent import Policy
 from envs import die
 from extras.shared_prompt import choose_forward
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose frames and vision towers agent.py knows
 
 
 def load_policy(
@@ -28,14 +28,13 @@ def load_policy(
     max_pixels: int = 0,
     load_in_4bit: bool | None = False,
 ) -> Policy:
-    """Load a Qwen-VL by name or path, the project's own tiny checkpoint and a hub model by the
-    same lines.
+    """Load a Qwen-VL by name or path: a hub model and the project's own tiny one by the same lines.
 
     `adapter`: a folder in peft's format. `forward`: how it computes, "shared" or "reference".
-    `max_pixels`: the largest screenshot that the image processor may keep, in pixels. `device`:
-    CUDA where there is one, but the CPU for the tiny model. `dtype`: float32 on a CPU, else
-    bfloat16, or float16 where the card lacks that. `load_in_4bit`: NF4; None: where the weights
-    would fill more than half of the memory else.
+    `dtype`, if empty: float32 on a CPU, else bfloat16, or float16 where the card lacks that.
+    `device`, if empty: CUDA where there is one, but the CPU for the tiny model. `max_pixels`: the
+    largest screenshot that the image processor may keep, in pixels; 0: its own limit.
+    `load_in_4bit`: NF4; None: only where 16 bits would fill more than half of the GPU's memory.
     Raises SystemExit with one line for a folder without model or tokenizer, a model of another
     family, an adapter of another base.
     """
@@ -59,7 +58,8 @@ def load_policy(
         die(f"cannot load a vision-language model from {path}: {reason}")
     if max_pixels:
         limit_pixels(image_processor, max_pixels)
-    policy = Policy(core, tokenizer, image_processor, choose_forward(core, forward), str(path))
+    way = choose_forward(core, forward)
+    policy = Policy(core, tokenizer, image_processor, forward=way, name=str(path))
     if adapter:
         load_adapter(policy, adapter)
     return policy
@@ -83,8 +83,7 @@ def load_tokenizer(path: str | Path, config):
 
 
 def load_core(path, config, dtype: str, device: str, load_in_4bit: bool | None) -> torch.nn.Module:
-    """The weights, frozen, on their device: in full, or in 4 bits with tower and head left
-    alone."""
+    """The model with frozen weights on its device; 4 bits leave vision tower and head alone."""
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
     device = device or default_device(config)
@@ -93,9 +92,7 @@ def load_core(path, config, dtype: str, device: str, load_in_4bit: bool | None) 
     number_type = getattr(torch, dtype or default_dtype(device))
     if load_in_4bit is None:
         load_in_4bit = device != "cpu" and fills_half_of_the_memory(config)
-    if not load_in_4bit:
-        core = AutoModelForImageTextToText.from_pretrained(path, dtype=number_type).to(device)
-    else:
+    if load_in_4bit:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -108,12 +105,14 @@ def load_core(path, config, dtype: str, device: str, load_in_4bit: bool | None) 
             path, dtype=number_type, device_map={"": device}, quantization_config=quantization
         )
         keep_4bit_trainable(core)
+    else:
+        core = AutoModelForImageTextToText.from_pretrained(path, dtype=number_type).to(device)
     multiply_patches(core)
     return core.requires_grad_(False).eval()
 
 
 def default_device(config) -> str:
-    tiny = config.text_config.vocab_size < 1000
+    tiny = config.text_config.vocab_size < 1000  # as Policy.tiny, which needs a model
     if torch.cuda.is_available() and not tiny:
         return "cuda"
     return "cpu"
@@ -128,46 +127,60 @@ def default_dtype(device: str) -> str:
 
 
 def fills_half_of_the_memory(config) -> bool:
-    """Whether 16-bit weights leave less than half of the GPU's free memory for caches and
-    activations."""
+    """Whether 16-bit weights leave less than half of the GPU's free memory for all else."""
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     weights = sum(weight.numel() for weight in model.parameters())
-    free, _ = torch.cuda.mem_get_info()
+    free, _ = torch.cuda.mem_get_info()  # bytes
     return 2 * weights > free / 2
 
 
 def limit_pixels(image_processor, max_pixels: int) -> None:
-    """Small screens are enlarged to the shortest edge and rounded up: not beyond the limit."""
+    """No screenshot has more pixels than this from now on.
+
+    What the library calls edges are areas in pixels. A screen below the shortest is enlarged to it
+    and rounded up: a quarter of the limit leaves room for that.
+    """
     shortest = min(image_processor.size["shortest_edge"], max_pixels // 4)
     image_processor.size = {"shortest_edge": shortest, "longest_edge": max_pixels}
 
 
 def quiet_the_libraries() -> None:
-    """bitsandbytes tells of a kernel for 4 bits that is not used here; peft and transformers argue
-    about a name."""
+    """Hide two messages that nobody here can act on.
+
+    bitsandbytes tells of a kernel for 4 bits that is not used here; peft and transformers argue
+    about a name.
+    """
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
 
 
 def avoid_cudnn_attention() -> None:
-    """cuDNN's attention was seen to give NaN gradients with masks (pytorch issue 196678), and it
-    plans anew for each length."""
+    """cuDNN's attention was seen to give NaN gradients with masks (pytorch issue 196678).
+
+    It also plans anew for each length.
+    """
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def keep_4bit_trainable(core: torch.nn.Module) -> None:
-    """A CPU with AVX512-BF16 would pack 4-bit weights in the first eval forward and give no
-    gradient from then on, with no more than a warning (bitsandbytes 0.50)."""
+    """Keep bitsandbytes (0.50) from packing 4-bit weights.
+
+    A CPU with AVX512-BF16 would do so in the first eval forward and give no gradient from then on,
+    with no more than a warning.
+    """
     for module in core.modules():
         module.support_avx512bf16_for_cpu = False
 
 
 def multiply_patches(core: torch.nn.Module) -> None:
-    """Embed the patches of a screenshot by a product: a convolution whose windows do not overlap
-    is one, and the product is many times as fast on a CPU."""
+    """Embed the patches of a screenshot by a product.
+
+    A convolution whose windows do not overlap is one, and the product is many times as fast on a
+    CPU.
+    """
     patches = core.model.visual.patch_embed.proj
     linear = torch.nn.functional.linear
     patches.forward = lambda x: linear(x.flatten(1), patches.weight.flatten(1), patches.bias)
@@ -177,7 +190,8 @@ def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False)
     """Load adapters that `policy.peft.save_pretrained` (or plain peft) wrote.
 
     peft loads what fits and only warns about the rest, so a file of another base would leave the
-    model as it was: that is an error here."""
+    model as it was: that is an error here.
+    """
     from peft import PeftModel
     from safetensors import SafetensorError, safe_open
 
@@ -191,7 +205,7 @@ def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False)
     own_names = set()
     for name, _ in policy.peft.named_parameters():
         if "lora_" in name:
-            own_names.add(name.replace(".default", ""))
+            own_names.add(name.replace(".default", ""))  # the adapter's name, not written to files
     if saved_names != own_names:
         wrong = len(saved_names ^ own_names)
         die(

@@ -39,7 +39,7 @@ class Shape:
 
 
 # From the config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct; `tiny` has their architecture at a size
-# for tests.
+# for tests. The numbers stand in the order of the fields above.
 _SMALL_EYE = VisionShape(1024, 4096, 24, 16, [5, 11, 17])
 _LARGE_EYE = VisionShape(1152, 4304, 27, 16, [8, 16, 24])
 SHAPES = {
@@ -234,17 +234,18 @@ WORDS = (
 )
 
 
-def make_tokenizer(folder: Path, size: int, template: str = TEMPLATE) -> dict[str, int]:
+def make_tokenizer(folder: Path, vocabulary_size: int, template: str = TEMPLATE) -> dict[str, int]:
     """A byte-level BPE with the real special tokens; returns their ids.
 
-    They stand at the real ids where the vocabulary of `size` is the real one, else near its end.
+    They stand at the real ids where the vocabulary is as large as the real one, else near its end.
     """
     from tokenizers import decoders, models
 
     raw = trained_tokenizer()
-    first = size - 56
-    if size > FIRST_SPECIAL:
+    if vocabulary_size > FIRST_SPECIAL:
         first = FIRST_SPECIAL
+    else:
+        first = vocabulary_size - 56  # behind the special ones some ids are no token, as in the hub
     model = json.loads(raw.to_str())["model"]
     vocabulary = dict(model["vocab"])
     for i in range(len(vocabulary), first):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from agent import Play
 from envs import Action, Box, font
 
 # ---- the film strip of an episode ---------------------------------------------------------------
@@ -20,7 +21,6 @@ TITLE = 52  # px above all screens: the instruction and the verdict
 HEADER = 24  # px above each screen: which step, and what became of it
 LINE = 15  # px for each line of a forecast
 DISC = 14  # px, diameter of the disc that bears a step's number
-
 
 Pen = ImageDraw.ImageDraw
 Corner = tuple[int, int]  # x and y in px
@@ -59,8 +59,8 @@ class Strip:
         return x, y
 
 
-def draw_episode(episode, path: str | Path, width: int = 256, columns: int = 5) -> None:
-    """Film strip of one episode (an agent.Play): each screen, and below it the forecast made there.
+def draw_episode(episode: Play, path: str | Path, width: int = 256, columns: int = 5) -> None:
+    """Film strip of one episode: each screen, and below it the forecast made there.
 
     The numbers on a screen stand where the steps of the forecast point; 1 is executed.
     Green: executed; red: refused or impossible; grey: forecast only. `width`: px of a screen.
@@ -73,7 +73,7 @@ def draw_episode(episode, path: str | Path, width: int = 256, columns: int = 5) 
         columns=min(columns, len(screens)),
         width=width,
         height=screens[0].height * width // screens[0].width,
-        forecast=12 + LINE * longest + 6,
+        forecast=6 + LINE * longest + 12,  # with some white above the lines and below
     )
     sheet = Image.new("RGB", strip.size, "white")
     pen = ImageDraw.Draw(sheet)
@@ -93,7 +93,7 @@ def draw_episode(episode, path: str | Path, width: int = 256, columns: int = 5) 
     sheet.save(path)
 
 
-def draw_title(pen: Pen, episode) -> None:
+def draw_title(pen: Pen, episode: Play) -> None:
     verdict = "solved" if episode.success else "not solved"
     colour = "green" if episode.success else "firebrick"
     steps = f"in {len(episode.observations)} steps (oracle: {episode.oracle_steps})"
@@ -130,8 +130,8 @@ def draw_forecast(pen: Pen, corner: Corner, forecast: Sequence[Action], colour: 
     for k, action in enumerate(forecast):
         shade = colour if k == 0 else "gray"
         text = f"{k + 1} {action}"
-        line = y + 6 + LINE * k
-        pen.text((x + 2, line), text, fill=shade, font=font(12))
+        top = y + 6 + LINE * k
+        pen.text((x + 2, top), text, fill=shade, font=font(12))
 
 
 Elements = Sequence[tuple[str, Box]]  # label and place of all that has a name on a screen
@@ -163,10 +163,10 @@ def draw_marks(
         thickness = 3 if k == 0 else 1
         pen.rectangle((left, top, right - 2, bottom - 2), outline=shade, width=thickness)
         # The numbers of two steps in a row stand side by side, so that both can be read.
-        side = right - 16
+        disc_left = right - 16
         if k % 2 == 1:
-            side -= 16
-        draw_disc(pen, (side, top + 2), str(k + 1), shade)
+            disc_left -= 16
+        draw_disc(pen, (disc_left, top + 2), str(k + 1), shade)
 
 
 def draw_disc(pen: Pen, corner: Corner, number: str, colour: str) -> None:
@@ -177,7 +177,7 @@ def draw_disc(pen: Pen, corner: Corner, number: str, colour: str) -> None:
 
 # ---- the curves of a run ------------------------------------------------------------------------
 
-TITLES = {
+STAGE_TITLES = {
     "stage1": "stage 1: R of whole forecasts",
     "stage2": "stage 2: first step as executed",
 }
@@ -191,10 +191,10 @@ def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | 
     `metrics`: the lines of metrics.jsonl. `results`: phase -> metrics of the exam on `split`; empty
     for recorded data, which have no episodes to play. No picture where there is nothing to draw.
     """
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # here, because importing it writes a cache of fonts
 
-    rewards = {stage: stage_rewards(metrics, stage) for stage in TITLES}
-    stages = [stage for stage in TITLES if rewards[stage]]
+    rewards = {stage: stage_rewards(metrics, stage) for stage in STAGE_TITLES}
+    stages = [stage for stage in STAGE_TITLES if rewards[stage]]
     phases = [phase for phase in PHASES if phase in results]
     panels = len(stages)
     if phases:
@@ -204,7 +204,7 @@ def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | 
     figure = Figure((4.2 * panels, 3.4), layout="tight")
     axes = figure.subplots(1, panels, squeeze=False)[0]
     for axis, stage in zip(axes, stages, strict=False):  # the last panel is for success
-        draw_rewards(axis, rewards[stage], TITLES[stage])
+        draw_rewards(axis, rewards[stage], STAGE_TITLES[stage])
     if phases:
         played = {phase: results[phase] for phase in phases}
         draw_success(axes[-1], played, split)
@@ -246,6 +246,7 @@ def draw_success(axis, results: dict[str, dict], split: str) -> None:
         success = metrics["success"]
         low, high = metrics["ci95"]
         rates.append(100 * success)
+        # abs: at 100 % rounding may make a length negative, which matplotlib refuses.
         below.append(100 * abs(low - success))
         above.append(100 * abs(high - success))
     colours = [COLOURS.get(phase, "silver") for phase in results]

@@ -14,7 +14,7 @@ from extras.run_folder import load_run_policy, memory_or_die, read_run
 from extras.vlm_tool_agent import load_tool_agent
 from extras.worlds import WORLDS
 
-ORACLE_HORIZON = 5
+ORACLE_HORIZON = 5  # as in train.py by default
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -72,7 +72,9 @@ def main_policy(args: argparse.Namespace) -> None:
         die(f"cannot write {picture}: {error.strerror}")
     print(f"task: {episode.observations[0].instruction}")
     for step, forecast in enumerate(episode.forecasts):
-        text = "; ".join(str(action) for action in forecast) or "(nothing readable)"
+        text = "; ".join(str(action) for action in forecast)
+        if not forecast:
+            text = "(nothing readable)"
         print(f"{step + 1:3} {text}   [{episode.results[step]}]")
     verdict = "solved" if episode.success else "not solved"
     steps = len(episode.results)

@@ -1,7 +1,7 @@
 """What a run tells a person: exams on held-out tasks, pictures, warnings, and where time went.
 
 Called by train.py, which decides when; the numbers are eval.py's, the files the run folder's.
-It trains nothing, and no number of a run depends on it.
+It trains nothing, and what is learnt does not depend on it.
 """
 
 import sys
@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from agent import Planner, Play, Policy
-from eval import evaluate, evaluate_policy
+from eval import evaluate_planner, evaluate_policy
 from extras import torchrun
 from extras.pictures import draw_curves, draw_episode
 from extras.run_folder import RunFolder
-from extras.worlds import WORLDS
 
 
 @torchrun.first_only
 def announce(run: RunFolder) -> None:
+    """The sizes that decide how long an update takes, before the first one."""
     prompts = run.config["prompts_per_update"]
     forecasts = run.config["group_size"]
     print(
@@ -57,10 +57,7 @@ def play_exam(run: RunFolder, name: str, policy: Policy, planner: Planner | None
         if planner is None:
             metrics, _ = evaluate_policy(policy, config, split, n, bar.update)
         else:
-            world = WORLDS[config["env"]]
-            horizon = config["horizon"]
-            history = config["history"]
-            metrics, _ = evaluate(planner, world, split, n, horizon, history, progress=bar.update)
+            metrics, _ = evaluate_planner(planner, config, split, n, bar.update)
     return metrics
 
 
@@ -84,7 +81,10 @@ def last_success(run: RunFolder) -> str:
 
 @torchrun.first_only
 def draw_pictures(run: RunFolder, policy: Policy) -> None:
-    """curves.png and episode.png: what a person looks at first."""
+    """curves.png and episode.png: what a person looks at first.
+
+    The plays of the exam are not kept: a few of its tasks are played once more, to choose one of.
+    """
     split = run.config["eval_split"]
     curves = run.path / "curves.png"
     draw_curves(run.read_metrics(), run.results[split], split, curves)
@@ -112,14 +112,17 @@ def warn(text: str) -> None:
 
 
 class Streak:
-    """Warns when something has gone wrong in ten updates in a row, once for each such row."""
+    """Warns when something has gone wrong in ten updates in a row, once for each such streak."""
 
     def __init__(self, text: str):
         self.text = text
         self.length = 0
 
     def look(self, wrong: bool) -> None:
-        self.length = self.length + 1 if wrong else 0
+        if wrong:
+            self.length += 1
+        else:
+            self.length = 0
         if self.length == 10:
             warn(self.text)
 

@@ -219,7 +219,7 @@ def language_model(policy: Policy) -> Module:
     return policy.core.model.language_model
 
 
-def run_layer(layer, x: Tensor, rotary: Rotary, mask: Tensor, L: int, skip: int) -> Tensor:
+def run_layer(layer: Layer, x: Tensor, rotary: Rotary, mask: Tensor, L: int, skip: int) -> Tensor:
     """[prompt | c_1 .. c_G] through one layer: [P, S, hidden] -> [P, S - skip, hidden].
 
     The first `skip` tokens only give keys and values.
@@ -237,7 +237,7 @@ def queries_keys_values(layer: Layer, x: Tensor, rotary: Rotary) -> tuple[Tensor
     heads = heads.unflatten(-1, (H + K + K, layer.head_size))  # [P, S, H + 2 K, d]
     qk, v = heads.split([H + K, K], -2)
     if layer.qk_norm is not None:
-        epsilon = layer.norm_before.variance_epsilon
+        epsilon = layer.norm_before.variance_epsilon  # a model has one for all its norms
         qk = rms_norm(qk, (layer.head_size,), None, epsilon) * layer.qk_norm
     q, k = rotate(qk, rotary).split([H, K], -2)
     return q, k, v
@@ -334,7 +334,7 @@ def batch_prompts(policy: Policy, prompts: Sequence[Prompt]) -> PromptBatch:
     pad = policy.tokenizer.pad_token_id
     ids = pad_sequence(rows, batch_first=True, padding_value=pad)  # [P, L + 1]
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
-    # Explicit positions: the model would otherwise go on from whatever image it saw last.
+    # Given explicitly for the reason that stands in agent.rope_positions.
     positions, _ = policy.core.model.get_rope_index(
         ids,
         mm_token_type_ids=(ids == policy.image_token).int(),
@@ -499,14 +499,14 @@ def sample(
     last_ids = torch.tensor([prompt.ids[-1] for prompt in prompts], device=policy.device)  # [P]
     token = last_ids.repeat_interleave(how.group_size)  # [B]
     ended = torch.zeros_like(token, dtype=torch.bool)
-    tokens = []  # [B] of each step
-    logprobs = []
+    tokens = []  # C times [B]
+    logprobs = []  # of these tokens
     for _ in range(how.max_new_tokens):
         hidden = decode(policy, decoding, token)  # [B, hidden]
-        scores = token_logprobs(policy, hidden, how.temperature)  # [B, V]
-        token = draw_tokens(scores, how.temperature, generator)
+        all_logprobs = token_logprobs(policy, hidden, how.temperature)  # [B, V]
+        token = draw_tokens(all_logprobs, how.temperature, generator)
         tokens.append(token)
-        logprobs.append(scores.gather(1, token[:, None])[:, 0])
+        logprobs.append(all_logprobs.gather(1, token[:, None])[:, 0])
         ended = ended | (token == policy.tokenizer.eos_token_id)
         if ended.all():
             break

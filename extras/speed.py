@@ -56,7 +56,7 @@ QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLE
 
 # ---- reading recorded data ----------------------------------------------------------------------
 
-STEPS = 8  # of an episode
+EPISODE_STEPS = 8
 
 
 def reading(steps: int) -> dict:
@@ -68,11 +68,12 @@ def reading(steps: int) -> dict:
     actions = [click] * 5 + [scroll, text, {"action_type": "wait"}]
     screenshot = make_screenshot(np.random.default_rng(0))
     tree = forest(*[random_node(rng) for _ in range(300)])
-    episodes = range(steps // STEPS)
+    episodes = range(steps // EPISODE_STEPS)
     records = []
     for ident in episodes:
-        screens = [screenshot] * (STEPS + 1)
-        records.append(android_record(ident, actions, screens, [tree] * (STEPS + 1)))
+        screens = [screenshot] * (EPISODE_STEPS + 1)  # one more: what the last action led to
+        trees = [tree] * (EPISODE_STEPS + 1)
+        records.append(android_record(ident, actions, screens, trees))
     with tempfile.TemporaryDirectory() as folder:
         root = write_android_control(Path(folder), records, train=episodes)
         return {
@@ -162,25 +163,29 @@ def make_observations(shape: Shape) -> list[Observation]:
         image = seen.screenshot()
         if shape.side:
             image = image.resize((shape.side, shape.side))
-        observations.append(show(seen.instruction, image, history=("click Account failed",) * 8))
+        history = ("click Account failed",) * 8
+        observations.append(observation_of(seen.instruction, image, history))
     return observations
 
 
-def show(instruction: str, image: Image.Image, history: tuple[str, ...] = ()) -> Observation:
+def observation_of(
+    instruction: str, image: Image.Image, history: tuple[str, ...] = ()
+) -> Observation:
+    """A function of its own, since lambdas made in a loop would all show its last image."""
     return Observation(instruction, lambda: image, history)
 
 
-def load_with_adapters(folder: str | Path, forward: str = "shared", **how) -> Policy:
-    """The policy with fresh adapters; nobody may write the end token."""
-    policy = load_policy(folder, forward=forward, **how)
-    add_lora(policy, 16, 32, 0)
+def load_with_adapters(folder: str | Path, forward: str = "shared", **options) -> Policy:
+    """The policy with fresh adapters; nobody may write the end token. `options`: of load_policy."""
+    policy = load_policy(folder, forward=forward, **options)
+    add_lora(policy, rank=16, alpha=32, seed=0)
     end = torch.tensor([policy.tokenizer.eos_token_id], device=policy.device)
     policy.suppressed = torch.cat([policy.suppressed, end])
     return policy
 
 
-def signal(text: str) -> float:
-    """A reward that differs inside every group."""
+def made_up_reward(text: str) -> float:
+    """A number in 0..1 that differs inside every group, so that each has a gradient."""
     return sum(map(ord, text)) % 97 / 97
 
 
@@ -253,7 +258,7 @@ def sample_and_judge(policy, observations, how: Sampling, config: Config, when: 
     samples = draw_samples(policy, prompts, how, config, when)
     groups = []
     for seen, prompt, rollouts in zip(observations, prompts, samples, strict=True):
-        rewards = np.array([signal(rollout.text) for rollout in rollouts])
+        rewards = np.array([made_up_reward(rollout.text) for rollout in rollouts])
         advantages = (rewards - rewards.mean()) / rewards.std()
         for rollout, advantage in zip(rollouts, advantages, strict=True):
             rollout.advantages = [float(advantage)] * (how.horizon + 1)
@@ -282,7 +287,13 @@ def measure_trl(
 
     all_rows = len(observations) * G
     settings = trl_settings(
-        policy, folder, length, iterations, rows or all_rows, all_rows, checkpointing
+        policy,
+        folder,
+        length=length,
+        iterations=iterations,
+        rows=rows if rows else all_rows,
+        all_rows=all_rows,
+        checkpointing=checkpointing,
     )
     data = []
     for seen in observations:
@@ -311,8 +322,17 @@ def measure_trl(
     )
 
 
-def trl_settings(policy, folder, length, iterations, rows: int, all_rows: int, checkpointing):
-    """A GRPOConfig that asks for what measure_ours does."""
+def trl_settings(
+    policy: Policy,
+    folder: str,
+    *,
+    length: int,
+    iterations: int,
+    rows: int,
+    all_rows: int,
+    checkpointing: bool,
+):
+    """A GRPOConfig that asks for what measure_ours does, with `rows` of `all_rows` at a time."""
     from trl import GRPOConfig
 
     return GRPOConfig(
@@ -341,14 +361,16 @@ def trl_settings(policy, folder, length, iterations, rows: int, all_rows: int, c
 
 
 def judge(completions, **_) -> list[float]:
-    return [signal(completion[-1]["content"]) for completion in completions]
+    """made_up_reward in the form that TRL calls."""
+    return [made_up_reward(completion[-1]["content"]) for completion in completions]
 
 
 @dataclass
 class Watch:
     """What is seen of TRL's trainer from outside."""
 
-    times: list[list[np.ndarray]] = field(default_factory=list)  # begin, sampled, updated
+    # [iterations][begin, sampled, updated], clock() each
+    times: list[list[np.ndarray]] = field(default_factory=list)
     prompt_ids: list[list[int]] = field(default_factory=list)
     completion_tokens: int = 0
 
@@ -494,7 +516,7 @@ def summarise(runs: Sequence[Measured]) -> dict[str, float]:
 
 
 def compare(numbers: dict[str, dict[str, float]]) -> dict:
-    """What shared needs less than each other side."""
+    """How much less shared needs than each other side."""
     shared = numbers["shared"]
     times_faster = {}
     share_of_memory = {}

@@ -16,18 +16,21 @@ def trl_reward(
     ground: Callable[[Action, dict], Action | None] = lambda action, row: action,
     **weights: float,
 ) -> Callable[..., list[float]]:
-    """`parse` is agent.parse_forecast; the data set has a column `reference`, the lines of the
-    true trajectory. For stage 2 `ground` says what a tool agent makes of (first action, row of the
-    data set), and a column `boxes` may say where a point counts as right. `weights`: gamma,
-    lambda_align, lambda_rep of stage 1. Raises ValueError where a reference cannot be read.
+    """A function that TRL can call: completions and columns of the data set -> a reward for each.
+
+    `parse`: agent.parse_forecast, or functools.partial of it where a model family points in another
+    frame than 0..1000. The data set has a column `reference`, the lines of the true trajectory.
+    Stage 1: `weights` are gamma, lambda_align and lambda_rep. Stage 2: `ground` says what a tool
+    agent makes of (first action, row of the data set), by default the action as it is; a column
+    `boxes` may say where a point counts as right; a reference that cannot be read is a ValueError.
 
     trainer = GRPOTrainer(reward_funcs=[trl_reward(parse_forecast, stage=1)], ...)
     """
 
     def stage1(text: str, truth: list[Action], row: dict) -> float:
         forecast, error = parse(text, horizon)
-        reward = trajectory_reward(forecast, truth, horizon, readable=error is None, **weights)
-        return reward.terms["reward"]
+        earned = trajectory_reward(forecast, truth, horizon, readable=error is None, **weights)
+        return earned.terms["reward"]
 
     def stage2(text: str, truth: list[Action], row: dict) -> float:
         forecast, _ = parse(text, horizon)
@@ -41,7 +44,7 @@ def trl_reward(
         for i, completion in enumerate(completions):
             row = {}
             for name, values in columns.items():
-                if isinstance(values, list):
+                if isinstance(values, list):  # TRL also hands on its trainer's state
                     row[name] = values[i]
             truth, _ = parse(reference[i], horizon)
             if stage == 2 and not truth:

@@ -1,6 +1,7 @@
 """A frozen VLM as the tool agent: the text of a step and its screenshot -> the point to act on.
 
-Called by train.py, eval.py and extras/play.py where --tool_agent names one (stage 2, exams).
+Called by train.py, eval.py and extras/play.py where --tool_agent names one (stage 2, exams), and
+by extras/gpu_check.py, which measures it.
 It never learns and never executes anything: what comes back is the step with a point, or None.
 """
 
@@ -13,7 +14,7 @@ from functools import lru_cache
 import torch
 from PIL import Image
 
-from agent import Policy, Sampling, encode_messages, plain, sample_all
+from agent import NUMBER, Policy, Sampling, encode_chats, plain, sample_all
 from envs import POINTING, Action, Example, Point, ToolAgent
 from extras.loading import load_policy
 
@@ -55,10 +56,8 @@ def question_for(model_name: str) -> str:
 
 # ---- answers ------------------------------------------------------------------------------------
 
-NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"
-PLACE = re.compile(
-    rf"[(\[]\s*({NUMBER}(?:\s*[,\s]\s*{NUMBER}){{1,3}})\s*[)\]]"
-)  # (x, y), [a b c d]
+# Two to four numbers in brackets, such as (x, y) or [left top right bottom].
+PLACE = re.compile(rf"[(\[]\s*({NUMBER}(?:\s*[,\s]\s*{NUMBER}){{1,3}})\s*[)\]]")
 
 
 def parse_point(text: str, frame: tuple[float, float]) -> Point | None:
@@ -111,10 +110,10 @@ def ask(
     memory.
     """
     images = [open_picture() for open_picture, _ in questions]
-    messages = [question_message(question) for _, question in questions]
+    chats = [question_chat(question) for _, question in questions]
     how = Sampling(horizon=1, group_size=1, temperature=0.0, max_new_tokens=ANSWER_TOKENS)
     with adapters_off(vlm):
-        prompts = encode_messages(vlm, messages, images)
+        prompts = encode_chats(vlm, chats, images)
         groups = sample_all(vlm, prompts, how)
     answers = []
     for prompt, [rollout] in zip(prompts, groups, strict=True):
@@ -122,8 +121,8 @@ def ask(
     return answers
 
 
-def question_message(question: str) -> list[dict]:
-    """A chat with the picture first and the question behind it."""
+def question_chat(question: str) -> list[dict]:
+    """A chat of one message: the picture first and the question behind it."""
     content = [{"type": "image"}, {"type": "text", "text": question}]
     return [{"role": "user", "content": content}]
 
@@ -148,12 +147,14 @@ def vlm_tool_agent(vlm: Policy) -> ToolAgent:
 
     def execute(actions: Sequence[Action], examples: Sequence[Example]) -> list[Action | None]:
         screens = [example.observation.screenshot for example in examples]
-        points = {}  # of each (screenshot, step) that is asked for
+        questions = {}  # (screenshot, step) -> what is asked: equal ones fall together
         for action, screenshot in zip(actions, screens, strict=True):
             if lacks_point(action):
-                points[screenshot, str(action)] = None
-        questions = [(screenshot, question.format(plain(said))) for screenshot, said in points]
-        for asked, (answer, grid) in zip(points, ask(vlm, questions), strict=True):
+                step = str(action)
+                questions[screenshot, step] = (screenshot, question.format(plain(step)))
+        answers = ask(vlm, list(questions.values()))
+        points = {}  # (screenshot, step) -> where it is
+        for asked, (answer, grid) in zip(questions, answers, strict=True):
             points[asked] = parse_point(answer, vlm.frame(grid))
 
         executed = []

@@ -16,6 +16,7 @@ from eval import (
     Examinee,
     bench,
     evaluate,
+    evaluate_planner,
     evaluate_policy,
     exam,
     main,
@@ -158,6 +159,13 @@ def test_how_many_play_side_by_side_changes_nothing():
     assert together == apart
     assert done == [3, 3, 1]
     assert len(plays) == 7
+
+
+def test_a_planner_plays_in_the_world_of_a_run():
+    config = {"env": "toy-tools", "horizon": 2, "history": 6}
+    metrics, _ = evaluate_planner(oracle_planner(2), config, "composition", 3)
+    expected, _ = evaluate(oracle_planner(2), WORLDS["toy-tools"], "composition", 3, 2, 6)
+    assert metrics == expected
 
 
 # ---- the policy of a run ------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def test_trl_trains_with_our_rewards(tiny, tmp_path):
     policy = load_policy(tiny)
     agent.add_lora(policy, 4, 8, 0)
     rows = []
-    for observation in speed.observations("toy")[:2]:
+    for observation in speed.make_observations(speed.SHAPES["toy"])[:2]:
         prompt = agent.build_prompt(observation, 3)
         images = [observation.screenshot()]
         rows.append({"prompt": prompt, "images": images, "reference": "click Save\ndone"})
@@ -86,7 +86,7 @@ def test_trl_trains_with_our_rewards(tiny, tmp_path):
         [watched, stage2],
         settings,
         datasets.Dataset.from_list(rows),
-        processing_class=speed.processor(policy),
+        processing_class=speed.make_processor(policy),
     )
     trainer.train()
     assert trainer.state.global_step == 2
