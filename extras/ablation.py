@@ -65,6 +65,8 @@ ARMS = {
     "credit_trajectory": Arm("--credit trajectory"),
     "credit_own": Arm("--credit own"),
     "no_std": Arm("--no-std_normalise"),
+    "kl_0.01": Arm("--kl_weight 0.01"),
+    "kl_0.1": Arm("--kl_weight 0.1"),
     "carry": Arm("--carry_forecast"),
     "far_first": Arm("--order far"),  # has its own warm start
     "choose_likelihood": Arm(choose="likelihood"),
