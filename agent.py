@@ -18,7 +18,8 @@ One action a line: `kind text`, and for kinds that point optionally ` (x, y)` at
 frame of the model family (0..1000 of each side for Qwen3-VL). Kinds and what their text says:
 envs.KINDS. `done`, `fail` and `answer` come last. With --order far the prompt ends in `next 5 far
 to near:` and the lines come in that order, so that the action which is executed, the last line, is
-written after the forecast and can depend on it.
+written after the forecast and can depend on it. With --thinking N the answer begins with a thought
+that ends in `</think>`; what is judged, and what is remembered of it, stands behind that.
 
 Sampling and scoring stand here in the plainest form that is right: each completion is a row of its
 own, computed by the model's own forward. It is the reference. How the same numbers are computed
@@ -40,7 +41,7 @@ from types import SimpleNamespace
 import torch
 from PIL import Image
 
-from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAgent
+from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAgent, die
 
 # ---- prompt and parser --------------------------------------------------------------------------
 
@@ -98,6 +99,7 @@ def format_forecast(actions: Sequence[Action], far_first: bool = False) -> str:
 
 NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"  # what is longer is no place on a screen: it stays text
 POINT_AT_THE_END = re.compile(rf"\s*\(\s*({NUMBER})\s*,\s*({NUMBER})\s*\)\s*$")
+THOUGHT_END = "</think>"  # one token of the models that think
 
 
 def parse_forecast(
@@ -117,7 +119,7 @@ def parse_forecast(
     >>> parse_forecast("click Save\\n__import__('os')", 5)[1]
     'line 2: unknown action kind "__import__(\\'os\\')"'
     """
-    answer = text.rsplit("</think>", 1)[-1]
+    answer = text.rsplit(THOUGHT_END, 1)[-1]
     lines = [line.strip() for line in answer.split("\n")]
     lines = [line for line in lines if line]
     if far_first:
@@ -160,7 +162,17 @@ def parse_line(line: str, frame: tuple[float, float]) -> Action:
 
 # ---- the policy: a Qwen-VL with LoRA on its language model --------------------------------------
 
-LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+# Of the language model: attention, linear attention (only Qwen3.5 has it; its short convolution and
+# its decays stay as they are) and MLP.
+LORA_TARGETS = (
+    r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj"
+    r"|in_proj_qkv|in_proj_z|in_proj_a|in_proj_b|out_proj"
+    r"|gate_proj|up_proj|down_proj)"
+)
+
+
+LINE_TOKENS = 24  # of a hub model: some words, and a point with a token for each digit
+LEAST_THOUGHT = LINE_TOKENS + 1  # one line and `</think>`
 
 
 @dataclass(frozen=True)
@@ -191,6 +203,7 @@ class Policy:
     name: str = ""
     peft: object = None
     far_first: bool = False  # forecasts are written from far to near (--order far)
+    thinking: int = 0  # tokens to think with before the forecast (--thinking), see let_think
     suppressed: torch.Tensor = field(init=False)  # ids that are never sampled: forbidden_tokens
     breaks: dict[int, int] = field(default_factory=dict)  # what line_breaks has decoded so far
 
@@ -204,6 +217,11 @@ class Policy:
     @property
     def image_token(self) -> int:
         return self.core.config.image_token_id
+
+    @property
+    def thought_end(self) -> int:
+        """The id of `</think>`; only a model that thinks has one."""
+        return self.tokenizer.convert_tokens_to_ids(THOUGHT_END)
 
     @property
     def tiny(self) -> bool:
@@ -227,8 +245,8 @@ class Policy:
     def frame(self, grid: torch.Tensor) -> tuple[float, float]:
         """What the family takes for the width and height of a screen; `grid`: see Prompt.
 
-        Qwen2-VL (UI-TARS v1) and Qwen3-VL (GUI-Owl 1.5) count 0..1000; Qwen2.5-VL (UI-TARS 1.5,
-        GUI-Owl) counts the pixels of the screenshot as the image processor resized it.
+        Qwen2-VL (UI-TARS v1), Qwen3-VL (GUI-Owl 1.5) and Qwen3.5 count 0..1000; Qwen2.5-VL (UI-TARS
+        1.5, GUI-Owl) counts the pixels of the screenshot as the image processor resized it.
         """
         if self.core.config.model_type != "qwen2_5_vl":
             return 1000.0, 1000.0
@@ -237,9 +255,13 @@ class Policy:
         return float(columns * patch), float(rows * patch)
 
     def max_new_tokens(self, horizon: int) -> int:
-        """Room for `horizon` lines."""
+        """Room for `horizon` lines, and for the thought before them.
+
+        It is one limit for both: what the thought leaves of its budget is the forecast's, and a
+        thought beyond its budget takes the forecast's room.
+        """
         if not self.tiny:
-            return horizon * 24  # some words, and a point with a token for each digit
+            return self.thinking + horizon * LINE_TOKENS
         # Words are whole tokens. Only the tool world's vocabulary has the sign of a result.
         speaks_of_tools = "=" in self.tokenizer.get_vocab()
         if speaks_of_tools:
@@ -251,7 +273,8 @@ def forbidden_tokens(policy: Policy) -> list[int]:
     """Ids of the tokens that no answer may contain.
 
     Special tokens (an image pad would make the next forward fail) and rows of the head that no
-    token has; but not the end, and not the marks that Qwen2-VL puts around a point.
+    token has; but not the end, not the marks that Qwen2-VL puts around a point, and not those of a
+    thought (which are plain tokens in Qwen's own tokenizers).
     """
     tokenizer = policy.tokenizer
     config = policy.core.config
@@ -262,9 +285,33 @@ def forbidden_tokens(policy: Policy) -> list[int]:
     for token_id, token in tokenizer.added_tokens_decoder.items():
         if token.special:
             forbidden.add(token_id)
-        if token.content in ("<|box_start|>", "<|box_end|>"):
+        if token.content in ("<|box_start|>", "<|box_end|>", "<think>", THOUGHT_END):
             allowed.add(token_id)
     return sorted(forbidden - allowed)
+
+
+def let_think(policy: Policy, budget: int) -> None:
+    """From now on the policy thinks before it forecasts, with a budget in tokens; 0: it does not.
+
+    Ends with one line where the budget is too small, or where the model does not think.
+    """
+    check_budget(budget)
+    if budget > 0:
+        needs = f"--thinking {budget} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5)"
+        if THOUGHT_END not in policy.tokenizer.get_vocab():
+            die(f"{needs}: {policy.name} has no token {THOUGHT_END}")
+        if "<think>" not in policy.tokenizer.chat_template:
+            die(f"{needs}: the chat template of {policy.name} has no <think>")
+    policy.thinking = budget
+
+
+def check_budget(budget: int) -> None:
+    """A thought has room for a line at least; the forecast has a room of its own behind it."""
+    if 0 < budget < LEAST_THOUGHT:
+        die(
+            f"--thinking {budget}: too small a budget; a thought of one line and its {THOUGHT_END} "
+            f"take up to {LEAST_THOUGHT} tokens"
+        )
 
 
 def add_lora(policy: Policy, rank: int, alpha: int, seed: int) -> None:
@@ -301,6 +348,9 @@ class Prompt:
     grid: torch.Tensor  # [3] patches of the image in time (1), height and width
 
 
+THOUGHT = -1  # in Rollout.step_index: the token belongs to no step, but to the thought before all
+
+
 @dataclass
 class Rollout:
     """One completion for one observation and all that is known of it."""
@@ -312,12 +362,14 @@ class Rollout:
     finish_reason: str  # "stop" or "length"
     forecast: list[Action]
     parse_error: str | None
-    step_index: list[int]  # for each completion token, the forecast step (line) it belongs to
+    step_index: list[int]  # for each completion token, the forecast step (line), or THOUGHT
+    thought_tokens: int = 0  # how many of the completion's tokens, its first ones, are the thought
     # Filled in by train.score; the lists have a number for each forecast step, and one for what is
     # written beyond the horizon: [T + 1].
     reward_terms: dict[str, float] = field(default_factory=dict)  # named parts and their sum
     step_rewards: list[float] = field(default_factory=list)
     advantages: list[float] = field(default_factory=list)
+    thought_advantage: float = 0.0  # of the whole forecast, which is what a thought is for
 
     @property
     def reward(self) -> float:
@@ -374,7 +426,7 @@ def see(policy: Policy, images: Sequence[Image.Image]) -> list[tuple[tuple, torc
             pixels, grids.to(policy.device), return_dict=True
         )
     levels = [tower.pooler_output]  # [level][image]
-    if getattr(tower, "deepstack_features", None):  # Qwen2-VL and 2.5 have none
+    if getattr(tower, "deepstack_features", None):  # only Qwen3-VL has them
         levels += tower.deepstack_features
     features = zip(*levels, strict=True)  # [image][level]
     return list(zip(features, grids, strict=True))
@@ -383,14 +435,16 @@ def see(policy: Policy, images: Sequence[Image.Image]) -> list[tuple[tuple, torc
 def chat_text(policy: Policy, chat: list[dict]) -> str:
     """The chat as the family's template writes it, up to where the answer begins.
 
-    DEPARTURE: the paper's planner is a thinking model. Here a model that thinks first is kept from
-    it: there is only room for the lines of a forecast.
+    A policy that thinks (--thinking) goes on behind `<think>` where the template opens a thought,
+    else it opens one itself. DEPARTURE: the paper's planner always thinks. By default a model that
+    could think is kept from it: its thought is closed before it begins.
     """
+    thinks = policy.thinking > 0
     text = policy.tokenizer.apply_chat_template(
-        chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        chat, tokenize=False, add_generation_prompt=True, enable_thinking=thinks
     )
-    if text.endswith("<think>\n"):  # a template that always opens a thought
-        text += "\n</think>\n\n"
+    if not thinks and text.endswith("<think>\n"):  # a template that always opens a thought
+        text += f"\n{THOUGHT_END}\n\n"
     return text
 
 
@@ -466,7 +520,7 @@ class Decoding:
 
     hidden: torch.Tensor  # [G, H] the state that predicts the next token
     positions: torch.Tensor  # [3, G, 1] of the last token
-    cache: object  # keys and values of all that was read and written
+    cache: object  # keys and values (or a state) of all that was read and written
 
 
 @torch.no_grad()
@@ -504,10 +558,20 @@ def read_prompt(policy: Policy, prompt: Prompt, group_size: int) -> Decoding:
     images = image_of(prompt, rows=1)
     output = run_model(policy, ids, positions, mm_encoder_outputs=images, use_cache=True)
     cache = output.past_key_values
-    cache.batch_repeat_interleave(group_size)
+    repeat_row(cache, group_size)
     hidden = output.last_hidden_state[:, -1].expand(group_size, -1)
     last_position = positions[:, :, -1:].expand(-1, group_size, -1)
     return Decoding(hidden, last_position, cache)
+
+
+def repeat_row(cache, times: int) -> None:
+    """Make so many rows of a cache that has one.
+
+    The library's own word for it, batch_repeat_interleave, is missing where a layer keeps a
+    recurrent state in place of keys and values (Qwen3.5). Beam search chooses rows of every kind of
+    cache: here it chooses the first one, again and again.
+    """
+    cache.reorder_cache(torch.zeros(times, dtype=torch.long))
 
 
 def write_token(policy: Policy, decoding: Decoding, tokens: torch.Tensor) -> None:
@@ -556,7 +620,11 @@ def make_rollouts(
 def make_rollout(
     policy: Policy, prompt: Prompt, tokens: list[int], logprobs: list[float], horizon: int
 ) -> Rollout:
-    """One completion [C], cut behind its end token and read."""
+    """One completion [C], cut behind its end token and read.
+
+    Of a policy that thinks only what stands behind the thought is a forecast: without `</think>`
+    there is none.
+    """
     end = policy.tokenizer.eos_token_id
     finished = end in tokens
     if finished:
@@ -566,6 +634,13 @@ def make_rollout(
     forecast, error = parse_forecast(text, horizon, frame, policy.far_first)
     if not finished and error is None:
         error = f"cut off after {len(tokens)} tokens"
+    thought = 0
+    if policy.thinking > 0:
+        thought = thought_length(policy, tokens)
+        if policy.thought_end not in tokens:
+            forecast = []
+            error = f"the thought was cut off after {thought} tokens"
+    steps = forecast_steps(policy, tokens[thought:], horizon)
     return Rollout(
         prompt_ids=prompt.ids,
         completion_ids=tokens,
@@ -574,8 +649,24 @@ def make_rollout(
         finish_reason="stop" if finished else "length",
         forecast=forecast,
         parse_error=error,
-        step_index=forecast_steps(policy, tokens, horizon),
+        step_index=[THOUGHT] * thought + steps,
+        thought_tokens=thought,
     )
+
+
+def thought_length(policy: Policy, tokens: list[int]) -> int:
+    """How many tokens are the thought: all up to the last `</think>` and the empty lines behind it.
+
+    Without `</think>` it is all of them. Its line breaks are no steps of the forecast.
+    """
+    if policy.thought_end not in tokens:
+        return len(tokens)
+    length = len(tokens) - tokens[::-1].index(policy.thought_end)
+    for token in tokens[length:]:
+        if policy.tokenizer.decode([token]).strip():
+            break
+        length += 1
+    return length
 
 
 def forecast_steps(policy: Policy, tokens: list[int], horizon: int) -> list[int]:
@@ -604,11 +695,12 @@ def sample_all(
 
     By default so many as make 128 completions of the tiny model (more would leave a CPU's caches)
     or 16 of a hub model (2 GB of keys and values at 1,024 image tokens and 28 layers, if each has
-    its own prompt). `generator_at(start)` gives the random numbers of the part that begins with
-    prompt number `start`.
+    its own prompt), and fewer where each has room to think: a thought of 1,024 tokens takes as much
+    as an image. `generator_at(start)` gives the random numbers of the part that begins with prompt
+    number `start`.
     """
     if size == 0:
-        completions = 128 if policy.tiny else 16
+        completions = 128 if policy.tiny else 16 * 1024 // (1024 + policy.thinking)
         size = max(1, completions // how.group_size)
     groups = []
     for start in range(0, len(prompts), size):
@@ -701,7 +793,8 @@ class Plan:
     """What a planner answers to one observation."""
 
     forecast: list[Action]
-    tokens: int = 0  # written for it
+    tokens: int = 0  # written for it, thoughts included
+    thought: int = 0  # how many of them were thought
 
 
 # (observations, their environments) -> plans. A policy looks at the observations only; the oracle
@@ -716,7 +809,8 @@ def policy_planner(
 
     DEPARTURE: choosing is not in the paper. It is the way in which a whole forecast can decide
     about its first action: of `candidates` forecasts, "likelihood" takes the one with the largest
-    joint probability; "agreement" the likeliest of those that begin as most of them do.
+    joint probability (behind its thought, if it has one); "agreement" the likeliest of those that
+    begin as most of them do.
     """
     how = Sampling(
         horizon=horizon,
@@ -733,7 +827,8 @@ def policy_planner(
         for group in groups:
             chosen = choose_rollout(group, choose)
             tokens = sum(len(rollout.completion_ids) for rollout in group)
-            plans.append(Plan(chosen.forecast, tokens))
+            thought = sum(rollout.thought_tokens for rollout in group)
+            plans.append(Plan(chosen.forecast, tokens, thought))
         return plans
 
     return plan
@@ -745,7 +840,18 @@ def choose_rollout(group: Sequence[Rollout], choose: str) -> Rollout:
         counts = Counter(first_line(rollout) for rollout in group)
         most = max(counts.values())
         group = [rollout for rollout in group if counts[first_line(rollout)] == most]
-    return max(group, key=lambda rollout: sum(rollout.old_logprobs))
+    return max(group, key=likelihood)
+
+
+def likelihood(rollout: Rollout) -> float:
+    """The log-probability of a forecast behind its thought; -inf where nothing stands behind it.
+
+    The thought itself does not count: the shortest one would nearly always be the likeliest.
+    """
+    thought = rollout.thought_tokens
+    if thought == len(rollout.completion_ids):
+        return -math.inf
+    return sum(rollout.old_logprobs[thought:])
 
 
 def first_line(rollout: Rollout) -> str:
@@ -762,7 +868,8 @@ class Play:
     screens: list[tuple] = field(default_factory=list)  # (label, box) of each element, for pictures
     results: list[str] = field(default_factory=list)  # info["result"] of the environment
     success: bool = False
-    tokens: int = 0  # written in the whole episode
+    tokens: int = 0  # written in the whole episode, thoughts included
+    thought: int = 0  # how many of them were thought
     oracle_steps: int = 0  # that the oracle needs from the start
 
 
@@ -837,3 +944,4 @@ def remember(record: Play, observation: Observation, plan: Plan, env, horizon: i
     record.references.append(env.oracle(horizon))
     record.screens.append(env.visible())
     record.tokens += plan.tokens
+    record.thought += plan.thought

@@ -16,6 +16,7 @@ Recorded benchmarks are scored by their official rules, which stand in benchmark
 
     python eval.py --run runs/toy --split test     # a row each: random, warm start, stages, oracle
     python eval.py --bench androidcontrol --data ROOT --run runs/android
+    python eval.py --bench androidcontrol --data ROOT --model NAME   # the base, without a run
     python -m extras.ablation --seeds 5 --jobs 2   # trains and compares all arms
     python -m extras.play --run runs/toy           # plays one episode and draws it
 """
@@ -38,7 +39,8 @@ from benchmarks.catalog import BENCHMARKS, TOOL_BENCHES
 from benchmarks.gui_scoring import score_bench
 from benchmarks.tool_scoring import score_tools
 from envs import Action, Example, Observation, ToolAgent, die, one_line
-from extras.run_folder import load_run_policy, memory_or_die, read_run, write
+from extras.chosen_policy import add_settings, add_who, load_chosen, read_settings, refuse_settings
+from extras.run_folder import load_run_policy, memory_or_die, write
 from extras.toy_tools import NUMBERS
 from extras.vlm_tool_agent import ask, frozen_vlm, load_tool_agent
 from extras.worlds import WORLDS
@@ -155,11 +157,15 @@ def evaluate_planner(
 
 
 def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
-    """The numbers of the module docstring, and steps and tokens; all shares lie in 0..1."""
+    """The numbers of the module docstring, and steps and tokens; all shares lie in 0..1.
+
+    Tokens thought are counted among the tokens, and once more for themselves where there are any.
+    """
     solved = sum(episode.success for episode in plays)
     steps = sum(len(episode.results) for episode in plays)
     tokens = sum(episode.tokens for episode in plays)
-    return {
+    thought = sum(episode.thought for episode in plays)
+    metrics = {
         "success": solved / len(plays),
         "n": len(plays),
         "ci95": list(wilson(solved, len(plays))),
@@ -171,6 +177,9 @@ def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
         "steps_per_episode": steps / len(plays),
         "tokens_per_episode": tokens / len(plays),
     }
+    if thought > 0:
+        metrics["thought_per_episode"] = thought / len(plays)
+    return metrics
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -245,38 +254,42 @@ def share_unreadable(plays: Sequence[Play]) -> float:
     return empty / max(1, len(forecasts))
 
 
-# ---- the exam of a whole run --------------------------------------------------------------------
+# ---- the exam of a whole run, or of a model without one -----------------------------------------
 
 
-def exam(run: str, split: str, n: int) -> dict[str, dict]:
+def exam(run: str, config: dict, split: str, n: int) -> dict[str, dict]:
     """Metrics on one split of the run's world, by name: a row each of the table.
 
-    The floor, the warm start, the stages that the run has, the ceiling.
+    The floor, the policies, the ceiling. `run`: its folder; empty for a model by name, of which
+    `config` says what it would say of a run (extras/chosen_policy.py).
     """
-    config = read_run(run)
+    names = ["random", *policies_of(run), "oracle"]
+    return {name: examine_by_name(name, run, config, split, n) for name in names}
+
+
+def policies_of(run: str) -> list[str]:
+    """The warm start and the stages that the run has; of a model without a run, the base."""
+    if not run:
+        return ["base"]
     stages = [stage for stage in ("stage1", "stage2") if (Path(run) / stage).exists()]
-    names = ["random", "warmup", *stages, "oracle"]
-    metrics = {}
-    with tqdm(total=n * len(names), unit="task", mininterval=1) as bar:
-        for name in names:
-            bar.set_description(name)
-            metrics[name] = examine_by_name(name, run, config, split, n, progress=bar.update)
-    return metrics
+    return ["warmup", *stages]
 
 
-def examine_by_name(
-    name: str, run: str, config: dict, split: str, n: int, progress: Progress
-) -> dict:
-    """Metrics of "random", "oracle", or a policy of the run: "warmup", "stage1" or "stage2"."""
-    if name == "random":
-        metrics, _ = evaluate_planner(random_planner(), config, split, n, progress)
-    elif name == "oracle":
-        oracle = oracle_planner(config["horizon"])
-        metrics, _ = evaluate_planner(oracle, config, split, n, progress)
-    else:
-        adapter = None if name == "warmup" else name
+def examine_by_name(name: str, run: str, config: dict, split: str, n: int) -> dict:
+    """Metrics of "random", "oracle", or a policy: "base", "warmup", "stage1" or "stage2"."""
+    policy = None
+    if name not in ("random", "oracle"):
+        adapter = None if name in ("base", "warmup") else name
         policy = load_run_policy(run, config, adapter)
-        metrics, _ = evaluate_policy(policy, config, split, n, progress)
+    # After loading: what is wrong with a model is said in a line of its own, not behind the bar.
+    with tqdm(total=n, desc=name, unit="task", mininterval=1) as bar:
+        if name == "random":
+            metrics, _ = evaluate_planner(random_planner(), config, split, n, bar.update)
+        elif name == "oracle":
+            oracle = oracle_planner(config["horizon"])
+            metrics, _ = evaluate_planner(oracle, config, split, n, bar.update)
+        else:
+            metrics, _ = evaluate_policy(policy, config, split, n, bar.update)
     return metrics
 
 
@@ -318,7 +331,7 @@ def exam_benchmarks() -> list[str]:
 
 @dataclass(frozen=True)
 class Examinee:
-    """The policy of a run that sits a recorded benchmark, with its run's settings."""
+    """The policy that sits a recorded benchmark, with the settings of its run or of --model."""
 
     policy: Policy
     horizon: int
@@ -328,18 +341,18 @@ class Examinee:
 
 
 def load_examinee(args: argparse.Namespace) -> Examinee:
-    config = read_run(args.run)
+    settings = read_settings(args)
     return Examinee(
-        policy=load_run_policy(args.run, config),
-        horizon=config["horizon"],
-        history=config["history"],
-        max_pixels=config["max_pixels"],
-        tool_agent=args.tool_agent or config["tool_agent"],
+        policy=load_chosen(args, settings),
+        horizon=settings["horizon"],
+        history=settings["history"],
+        max_pixels=settings["max_pixels"],
+        tool_agent=settings["tool_agent"],
     )
 
 
 def bench(args: argparse.Namespace) -> dict:
-    """A recorded benchmark, by the official rule: a run's policy, or predictions from a file.
+    """A recorded benchmark, by the official rule: a policy, or predictions from a file.
 
     Writes the rows of --per_step or --per_item; returns what --json writes.
     """
@@ -429,7 +442,7 @@ def bench_tools(args: argparse.Namespace) -> tuple[dict, list[dict]]:
 
 
 def looker(examinee: Examinee) -> Callable[[Image.Image, str], str] | None:
-    """(picture, question) -> what the frozen VLM says; None where the run names no VLM."""
+    """(picture, question) -> what the frozen VLM says; None where no VLM is named."""
     if not examinee.tool_agent:
         return None
     vlm = frozen_vlm(examinee.tool_agent, examinee.policy, examinee.max_pixels)
@@ -447,29 +460,25 @@ def looker(examinee: Examinee) -> Callable[[Image.Image, str], str] | None:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Examine a trained policy, or another agent's predictions, on held-out tasks."
+        description="Examine a trained policy, a model as it is, or another agent's predictions, "
+        "on held-out tasks."
     )
     splits = [f"{name}: {' '.join(world.splits)}" for name, world in WORLDS.items()]
 
     who = parser.add_argument_group("who is examined")
-    who.add_argument("--run", help="folder of a run of train.py")
+    add_who(who)
     who.add_argument(
         "--predictions",
-        help="score this file instead of a run: JSON lines {id, action: {kind, point, text}}, of "
+        help="score this file, not a policy: JSON lines {id, action: {kind, point, text}}, of "
         "gta and gaia {id, answer, tool_calls: [{name, arguments}], code_ok}",
     )
-    who.add_argument(
-        "--tool_agent",
-        default="",
-        help="recorded benchmarks: base, or the name or path of a VLM that finds points (gta, "
-        "gaia: looks at pictures for the toolbox); default: as in training",
-    )
+    add_settings(parser)
 
     what = parser.add_argument_group("on what")
     what.add_argument(
         "--bench",
         choices=[*WORLDS, *exam_benchmarks()],
-        help="what to be examined on; default: the toy world of the run",
+        help="what to be examined on; default: the toy world of the run, toy-gui for --model",
     )
     what.add_argument(
         "--split",
@@ -502,8 +511,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @memory_or_die()
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    if bool(args.run) == bool(args.predictions):
-        die("give either --run DIR or --predictions FILE")
+    given = [who for who in (args.run, args.model, args.predictions) if who]
+    if len(given) != 1:
+        die("give one of --run DIR, --model NAME and --predictions FILE")
+    if args.predictions:
+        refuse_settings(args)
     try:
         if args.bench in BENCHMARKS:
             result = main_recorded(args)
@@ -516,12 +528,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def main_toy(args: argparse.Namespace) -> dict:
-    """Examine all policies of a run in the run's world and print the table."""
+    """Examine the policies of a run in its world, or a model in one, and print the table."""
     if args.bench is None and args.predictions:
         die("--predictions needs --bench: the recorded benchmark whose rule is to score them")
     if args.predictions:
         die(f"{args.bench} needs --run of that world: predictions are for recorded benchmarks")
-    name = read_run(args.run)["env"]
+    settings = read_settings(args, world=args.bench or "toy-gui")
+    name = settings["env"]
     if args.bench not in (None, name):
         die(f"{args.bench} needs --run of that world; {args.run} is of {name}")
     if args.limit < 1:
@@ -530,7 +543,7 @@ def main_toy(args: argparse.Namespace) -> dict:
     splits = WORLDS[name].splits
     if split not in splits:
         die(f"--split {split}: {name} has {', '.join(splits)}")
-    metrics = exam(args.run, split, args.limit)
+    metrics = exam(args.run, settings, split, args.limit)
     print(f"protocol {name}, split {split}, greedy, n = {args.limit}\n{table(metrics)}")
     return {"protocol": name, "split": split, "n": args.limit, "policies": metrics}
 

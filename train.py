@@ -37,13 +37,16 @@ import torch
 from tqdm import tqdm
 
 from agent import (
+    THOUGHT,
     Group,
     Policy,
     Prompt,
     Rollout,
     Sampling,
     add_lora,
+    check_budget,
     encode,
+    let_think,
     policy_planner,
     sample_all,
     trainable,
@@ -52,10 +55,9 @@ from benchmarks.training import parse_data, recorded_examples
 from envs import Action, Example, ToolAgent, demonstration, die, own_tool_agent
 from eval import oracle_planner, random_planner
 from extras import torchrun
-from extras.loading import load_policy
+from extras.loading import FORWARDS, load_policy
 from extras.report import Clock, Warnings, announce, draw_pictures, examine, last_success, warn
 from extras.run_folder import RunFolder, memory_or_die
-from extras.shared_prompt import FORWARDS
 from extras.vlm_tool_agent import load_tool_agent
 from extras.warm_start import WarmStart, warm_base
 from extras.worlds import WORLDS
@@ -99,8 +101,8 @@ class Config:
 
     model: str = flag(
         "",
-        "name or path of a Qwen-VL; empty: the project's tiny one, which the warm start teaches "
-        "to read and to act",
+        "name or path of a Qwen-VL (Qwen3.5 too); empty: the project's tiny one, which the warm "
+        "start teaches to read and to act",
         begins="model",
     )
     forward: str = flag(
@@ -142,6 +144,12 @@ class Config:
         "near",
         "near: a forecast begins with the action that is executed (paper); far: it ends with it, "
         "so that this action can depend on the rest (DEPARTURE)",
+    )
+    thinking: int = flag(
+        0,
+        "N, tokens to think with before each forecast, as the paper's planner does; 0: it answers "
+        "at once (DEPARTURE), for a thought takes many times as long to write as a forecast. Needs "
+        "a --model that thinks",
     )
     carry_forecast: bool = flag(
         False,
@@ -187,7 +195,7 @@ class Config:
     sample_batch: int = flag(
         0,
         "prompts that are sampled at once, each part with its own random numbers; 0: as many as "
-        "make 128 forecasts, 16 with --model",
+        "make 128 forecasts, 16 with --model (fewer with --thinking)",
     )
     updates_per_batch: int = flag(
         1,
@@ -198,8 +206,9 @@ class Config:
     clip_high: float = flag(0.2, "and rise to 1 + clip_high")
     kl_weight: float = flag(
         0.0,
-        "weight of the KL term to the policy without adapters; 0 saves a forward (DEPARTURE: the "
-        "paper leaves it open)",
+        "weight of the KL term to the policy without adapters, which keeps what the model knew "
+        "where the reward comes from one demonstrated action and other right ones are paid "
+        "nothing; 0 saves a forward (DEPARTURE: the paper leaves it open)",
     )
     temperature: float = flag(
         1.0, "of sampling and of scoring alike; below 1 groups lose their spread"
@@ -303,6 +312,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
     check_choice("credit", config.credit, ("own", "step", "trajectory"))
     check_choice("order", config.order, ("near", "far"))
     check_choice("forward", config.forward, FORWARDS)
+    check_thinking(config)
     check_shares(config)
     check_stages(config)
     parse_data(config.data)  # a set or folder that is not there ends here
@@ -347,6 +357,16 @@ def check_numbers(config: Config) -> None:
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         die(f"--{name} {value}: choose one of {', '.join(choices)}")
+
+
+def check_thinking(config: Config) -> None:
+    """As far as it can be told before a model is loaded; the rest is agent.let_think's."""
+    check_budget(config.thinking)
+    if config.thinking > 0 and not config.model:
+        die(
+            f"--thinking {config.thinking} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5); "
+            "the project's tiny one does not: name one with --model"
+        )
 
 
 def check_shares(config: Config) -> None:
@@ -564,16 +584,22 @@ def was_refused(answer: Action | None) -> bool:
 
 
 def compare(group: Group, config: Config) -> None:
-    """Each rollout against its group: GRPO's advantage, for each step of the forecast."""
+    """Each rollout against its group: GRPO's advantage, for each step of the forecast.
+
+    A thought comes before all steps and is for all of them: it has the advantage of the whole.
+    """
     rewards = np.array([rollout.step_rewards for rollout in group.rollouts])  # [G, T + 1]
     if config.order == "far":
         # In the order of writing: what is written later can depend on what is written earlier.
         rewards = rewards[:, ::-1]
     advantages = group_advantages(rewards, config.credit, config.std_normalise)
+    of_the_whole = group_advantages(rewards, "trajectory", config.std_normalise)[:, 0]
     if config.order == "far":
         advantages = advantages[:, ::-1]
     for rollout, own in zip(group.rollouts, advantages.tolist(), strict=True):
         rollout.advantages = own
+    for rollout, whole in zip(group.rollouts, of_the_whole.tolist(), strict=True):
+        rollout.thought_advantage = whole
 
 
 def has_signal(group: Group) -> bool:
@@ -660,8 +686,14 @@ def completions_of(group: Group) -> list[list[int]]:
 
 
 def token_advantages(rollout: Rollout) -> list[float]:
-    """Each token has the advantage of the forecast step that it belongs to."""
-    return [rollout.advantages[step] for step in rollout.step_index]
+    """Each token has the advantage of the forecast step that it belongs to, or of the whole."""
+    advantages = []
+    for step in rollout.step_index:
+        if step == THOUGHT:
+            advantages.append(rollout.thought_advantage)
+        else:
+            advantages.append(rollout.advantages[step])
+    return advantages
 
 
 @torch.no_grad()
@@ -812,6 +844,9 @@ def summary(groups: Sequence[Group]) -> dict[str, float]:
     metrics["frac_parse_error"] = mean([rollout.parse_error is not None for rollout in rollouts])
     metrics["steps"] = mean([len(rollout.forecast) for rollout in rollouts])
     metrics["tokens"] = count_tokens(groups)
+    thought = mean([rollout.thought_tokens for rollout in rollouts])
+    if thought > 0:  # a policy that thinks; the others have no such column
+        metrics["thought"] = thought
     logprobs = []
     for rollout in rollouts:
         logprobs += rollout.old_logprobs
@@ -881,6 +916,7 @@ def open_run(config: Config) -> tuple[RunFolder, Policy]:
         load_in_4bit=load_in_4bit,
     )
     policy.far_first = config.order == "far"
+    let_think(policy, config.thinking)
     # Before anything is written: a wrong name leaves no run behind.
     load_tool_agent(config.tool_agent, policy, config.max_pixels)
     in_4bit = getattr(policy.core, "is_loaded_in_4bit", False)

@@ -128,6 +128,9 @@ def parse_pyautogui(code: str, text: str = "") -> list[Action]:
     text = one_line(text)
     actions = []
     for call in read_calls(code):
+        if call.name == "press":
+            actions += press_keys(call)
+            continue
         action = read_call(call, text)
         if call.name == "dragTo" and actions and actions[-1].kind == "hover":
             start = actions.pop()
@@ -166,15 +169,28 @@ def read_call(call: Call, text: str) -> Action:
     if call.name in ("write", "typewrite"):
         message = call.args[0] if call.args else call.named.get("message")
         return Action("type", one_line(get({"message": message}, "message")))
-    if call.name in ("press", "hotkey"):
-        keys = [key.lower() for key in call.values() if isinstance(key, str)]
-        if keys:
-            return Action("key", one_line("+".join(keys)))
+    if call.name == "hotkey":
+        return Action("key", one_line("+".join(key_names(call))))
     if call.name == "wait":
         return Action("wait")
     if call.name == "terminate":
         return Action("done" if call.values() == ["success"] else "fail")
     raise BadRecord(f"code: unknown call {call.name[:40]!r}")
+
+
+def press_keys(call: Call) -> list[Action]:
+    """The keys of one press come one after the other, and are no chord.
+
+    Several presses of a key in one call are one action here.
+    """
+    return [Action("key", one_line(key)) for key in key_names(call)]
+
+
+def key_names(call: Call) -> list[str]:
+    keys = [key.lower() for key in call.values() if isinstance(key, str)]
+    if not keys:
+        raise BadRecord(f"code: {call.name} without a key")
+    return keys
 
 
 def read_pointer(call: Call, text: str) -> Action:

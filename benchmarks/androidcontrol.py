@@ -113,10 +113,12 @@ def read_record(
     goals = features.get("goal", [])
     actions = features.get("actions", [])
     lines = features.get("step_instructions", [])
-    if not goals:
+    if not goals or not are_text(goals):
         raise BadRecord("goal: missing or not text")
-    if not actions or not all(isinstance(text, memoryview) for text in goals + actions + lines):
+    if not actions or not are_text(actions):
         raise BadRecord("actions: missing or not text")
+    if not are_text(lines):
+        raise BadRecord("step_instructions: not text")
     texts = [decode(line) for line in lines[: len(actions)]]
     texts += [""] * (len(actions) - len(texts))
     return Record(
@@ -126,6 +128,10 @@ def read_record(
         read_step=partial(read_step, features, texts, where),
         raw={"subsplit": subsplit_of.get(ident)},
     )
+
+
+def are_text(values: list[int | memoryview]) -> bool:
+    return all(isinstance(value, memoryview) for value in values)
 
 
 def decode(text: memoryview) -> str:

@@ -56,6 +56,6 @@ def load_recorded(name: str, root: str | Path, split: str, report: Report) -> It
     if first is None:
         message = f"{root}: split {split!r} of {name} is empty"
         if report.messages:
-            message += f": {report.messages[0]}"
+            message += f": {report.messages[0].text}"
         raise ValueError(message)
     return itertools.chain([first], episodes)

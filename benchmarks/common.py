@@ -76,35 +76,47 @@ class Entry:
     read: Callable[[], Record | None]
 
 
+@dataclass(frozen=True)
+class ReportLine:
+    """One message of a report."""
+
+    about: str  # the unit that was skipped, "episodes", "steps" or "files"; or "note"
+    text: str  # where and why
+
+
 @dataclass
 class Report:
     """What was read and what was left out.
 
     Episodes and steps are counted apart, and so are damaged files, whose content nobody knows.
-    `notes` counts what the release itself lacks (Mind2Web rows without screenshot): named, but no
-    sign of a broken copy.
+    `notes` counts what the release itself lacks (Mind2Web rows without screenshot) or holds in vain
+    (MM-Traj's turns of prose): named, but no sign of a broken copy.
     """
 
     seen: Counter = field(default_factory=Counter)  # "episodes", "steps"
     bad: Counter = field(default_factory=Counter)  # "episodes", "steps", "files"
     notes: Counter = field(default_factory=Counter)
-    messages: list[str] = field(default_factory=list)  # the first 1,000, and ten of each note
+    messages: list[ReportLine] = field(default_factory=list)  # 1,000 of each unit, ten of each note
 
     def skip(self, unit: str, message: str) -> None:
         self.bad[unit] += 1
-        if len(self.messages) < 1000:
-            self.messages.append(printable(message)[:300])
+        if self.bad[unit] <= 1000:
+            self.messages.append(ReportLine(unit, printable(message)))
 
     def note(self, where: str, what: str) -> None:
         self.notes[what] += 1
         if self.notes[what] <= 10:
-            self.messages.append(f"{where}: {what}"[:300])
+            self.messages.append(ReportLine("note", printable(f"{where}: {what}")))
+
+    def texts(self, about: str | None = None) -> list[str]:
+        """The messages as text, all of them or those about one unit, the first one first."""
+        return [message.text for message in self.messages if about in (None, message.about)]
 
 
 def printable(message: str) -> str:
     """The message on one line that every terminal can show, whatever a hostile record holds."""
     words = " ".join(message.split())
-    return words.encode("utf-8", "backslashreplace").decode()
+    return words.encode("utf-8", "backslashreplace").decode()[:300]
 
 
 # ---- What a benchmark is -----------------------------------------------------------------------
@@ -211,7 +223,7 @@ def refuse_too_many_bad(root: Path, report: Report) -> None:
         bad = report.bad[unit]
         total = bad + report.seen[unit]
         if bad > 0.05 * total:
-            first = report.messages[0]
+            first = report.texts(unit)[0]
             raise ValueError(
                 f"{root}: {bad} of {total} {unit} are bad (over 5 %), the first: {first}"
             )

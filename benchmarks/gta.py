@@ -29,6 +29,7 @@ from benchmarks.common import (
     Step,
     find_file,
     get,
+    parse_json,
     within,
 )
 from benchmarks.toolbox import (
@@ -39,7 +40,6 @@ from benchmarks.toolbox import (
     Turn,
     call_text,
     rate,
-    read_records,
     tool_record,
 )
 from envs import Action, one_line
@@ -55,7 +55,10 @@ def read(root: Path, split: str, report: Report) -> Iterator[Entry]:
     if split != "test":
         raise ValueError(f"gta has one split, test, and no {split!r}")
     file = find_file(root, "dataset.json", "gta_dataset/dataset.json")
-    for key, item in read_records(file, dict).items():
+    records = parse_json(file.read_bytes(), file.name)
+    if not isinstance(records, dict):
+        raise ValueError(f"{file}: a dict of records is expected")
+    for key, item in records.items():
         where = f"{file.name}: record {key}"
         yield Entry(where, partial(read_record, key, item, file.parent, where))
 

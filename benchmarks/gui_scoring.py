@@ -100,7 +100,7 @@ def score_bench(
         "steps": counted,
         "n": len(rows),
         "skipped": sum(report.bad.values()),
-        "why": report.messages[:50] + faults[:50],
+        "why": report.texts()[:50] + faults[:50],
         "notes": dict(report.notes),
     }
     if predictions:

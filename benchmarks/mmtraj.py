@@ -5,14 +5,25 @@ It runs none of the code: the calls are read from its syntax tree.
 """
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import BadRecord, Benchmark, Entry, Record, Report, get, parse_python, within
-from benchmarks.toolbox import Call, Turn, call_text, read_records, tool_record
+from benchmarks.common import (
+    BadRecord,
+    Benchmark,
+    Entry,
+    Record,
+    Report,
+    get,
+    parse_python,
+    reason,
+    within,
+)
+from benchmarks.toolbox import Call, Turn, call_text, tool_record
 from envs import Action, one_line
 
 MMTRAJ_TOOLS = {  # name -> its arguments by position
@@ -27,6 +38,8 @@ MMTRAJ_TOOLS = {  # name -> its arguments by position
     "final_answer": ("answer",),
 }
 
+BETWEEN_ITEMS = re.compile(r"[\s,]*")
+
 
 def read(root: Path, split: str, report: Report) -> Iterator[Entry]:
     """T3-Agent's MM-Traj: ROOT/*.json, lists of trajectories, and the images below ROOT."""
@@ -34,9 +47,37 @@ def read(root: Path, split: str, report: Report) -> Iterator[Entry]:
     if split != "train" or not files:
         raise ValueError(f"{root}: mmtraj has the split train alone, in *.json")
     for file in files:
-        for number, item in enumerate(read_records(file, list)):
-            where = f"{file.name}: record {number}"
-            yield Entry(where, partial(read_record, item, root, where))
+        try:
+            for number, item in enumerate(list_items(file.read_bytes())):
+                where = f"{file.name}: record {number}"
+                yield Entry(where, partial(read_record, item, root, where, report))
+        except (BadRecord, OSError) as error:  # what comes after it in the file is lost
+            report.skip("files", f"{file.name}: {reason(error)}")
+
+
+def list_items(content: bytes) -> Iterator[object]:
+    """The items of a JSON list one by one; BadRecord at the first damage.
+
+    One by one, because a file may be cut off: one of MAT-Agent's own is, inside its 95th record.
+    """
+    text = content.decode("utf-8-sig", "replace")
+    decoder = json.JSONDecoder()
+    at = next_mark(text, 0)
+    if text[at : at + 1] != "[":
+        raise BadRecord("a list of records is expected")
+    at = next_mark(text, at + 1)
+    while text[at : at + 1] != "]":
+        try:
+            item, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise BadRecord(f"not JSON, or cut off ({str(error)[:80]})") from None
+        yield item
+        at = next_mark(text, at)
+
+
+def next_mark(text: str, at: int) -> int:
+    """The place of the next character that is neither blank nor a comma."""
+    return BETWEEN_ITEMS.match(text, at).end()
 
 
 # ---- a record ---------------------------------------------------------------------------------
@@ -51,7 +92,7 @@ class Message:
 NOBODY = Message("", "")
 
 
-def read_record(item: dict, folder: Path, where: str) -> Record:
+def read_record(item: dict, folder: Path, where: str, report: Report) -> Record:
     """A trajectory in MiniCPM form (role, content) or Qwen-VL form (from, value).
 
     A call of a known tool is a step, other code the call python {"code": ...}; final_answer is the
@@ -61,7 +102,7 @@ def read_record(item: dict, folder: Path, where: str) -> Record:
     messages = read_messages(get(item, "conversations", list))
     name = first_image(item)
     picture = None if name is None else within(folder, name)
-    turns = read_turns(messages, item.get("answer"))
+    turns = read_turns(messages, item.get("answer"), where, report)
     return tool_record(
         ident=get(item, "id"),
         goal=question(messages),
@@ -101,15 +142,20 @@ def question(messages: list[Message]) -> str:
     return ""
 
 
-def read_turns(messages: list[Message], answer: object) -> list[Turn]:
-    """The calls in the assistant's code, up to final_answer; `answer` is the record's own."""
+def read_turns(messages: list[Message], answer: object, where: str, report: Report) -> list[Turn]:
+    """The calls in the assistant's code, up to final_answer; `answer` is the record's own.
+
+    A turn of prose is left out, and leaves no hole: nothing was done in it. The environment
+    complained, and the agent went on.
+    """
     turns = []
     for message, after in zip(messages, [*messages[1:], NOBODY], strict=True):
         if message.role != "assistant":
             continue
         block = re.search(r"```(?:py|python)?\s*\n(.*?)```", message.content, re.DOTALL)
         if not block:
-            raise BadRecord("conversations: an assistant's turn without a code block")
+            report.note(where, "an assistant's turn without a code block is left out")
+            continue
         raw = {"code": block.group(1), "observation": after.content}
         for call in code_calls(block.group(1)):
             if call.name == "final_answer":

@@ -67,7 +67,7 @@ def score_tools(
         "missing_predictions": len(known - runs.keys()),
         "unknown_predictions": len(runs.keys() - known),
         "skipped": sum(report.bad.values()) + len(faults),
-        "why": report.messages[:50] + faults[:50],
+        "why": report.texts()[:50] + faults[:50],
     }
     return result, [asdict(row) for row in rows]
 

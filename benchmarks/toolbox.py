@@ -483,13 +483,3 @@ def tool_record(
         return [Step(screenshot, turn.action, raw={"index": index, **turn.raw})]
 
     return Record(ident, goal, [str(turn) for turn in turns], read_step, raw)
-
-
-def read_records(path: Path, kind: type) -> list | dict:
-    """The list or dict in a JSON file; ValueError in one line."""
-    data = parse_json(path.read_bytes(), path.name)
-    if not isinstance(data, kind):
-        raise ValueError(
-            f"{path}: a {kind.__name__} of records is expected, not a {type(data).__name__}"
-        )
-    return data

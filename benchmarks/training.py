@@ -84,7 +84,8 @@ def recorded_examples(
     for update in itertools.count():
         examples = take(stream, prompts_per_update, report)
         for message in report.messages[told:]:
-            tqdm.write(f"warning: skipped {message}", file=sys.stderr)
+            beginning = "note:" if message.about == "note" else "warning: skipped"
+            tqdm.write(f"{beginning} {message.text}", file=sys.stderr)
         told = len(report.messages)
         if update >= first:
             yield examples
@@ -136,16 +137,17 @@ def windows(source: Source, horizon: int, history: int, report: Report) -> Itera
 def reference(episode: Episode, place: int, horizon: int) -> tuple[Action, ...]:
     """The recorded actions from a step on, at most `horizon`, and none from beyond a hole.
 
-    Only AgentNet's are not so exact: where a step is several actions, those before a hole, or those
-    behind it, make up for the index that is missing, and actions from beyond it come in.
+    At a hole the index goes up by more than 1; AgentNet's actions of one step share theirs.
     """
     window = episode.steps[place : place + horizon]
-    start = window[0].raw["index"]
     actions = []
-    for ahead, step in enumerate(window):
-        # Behind a hole the index runs ahead of the place; in AgentNet it may also lag behind.
-        if step.raw["index"] - start <= ahead:
-            actions.append(step.action)
+    last_index = window[0].raw["index"]
+    for step in window:
+        index = step.raw["index"]
+        if index > last_index + 1:
+            break
+        actions.append(step.action)
+        last_index = index
     return tuple(actions)
 
 

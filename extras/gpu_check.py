@@ -1,10 +1,11 @@
-"""Memory and speed of real Qwen3-VL shapes on this machine's GPU; writes docs/gpu.json.
+"""Memory and speed of real shapes (Qwen3-VL, Qwen3.5) on this machine's GPU; writes docs/gpu.json.
 
 Run by hand, as below; the tests run it on a CPU, so that it does not fail on the day of a card.
 It downloads nothing and trains nothing that is kept: the weights are random.
 
-    python -m extras.gpu_check          # 2B, 4B and 8B, 16 and 4 bits: sampling, update, tool agent
+    python -m extras.gpu_check          # 16 and 4 bits of Qwen3-VL 2B, 4B, 8B; Qwen3.5 0.8B, 2B, 4B
     python -m extras.gpu_check --trl    # each beside TRL's GRPOTrainer (pip install 'trl==1.16.*')
+    python -m extras.gpu_check --family qwen3_5 --shape 2b --bits 4    # one row of the table
     python -m extras.gpu_check --shape tiny --device cpu    # tries the script in seconds
 
 Memory and time do not depend on what a model knows. Nobody may write the end token, so that all
@@ -14,7 +15,8 @@ step, with gradient checkpointing) and tool_agent (stage 2: the model without ad
 for the first step of each completion). weights_gib is what is allocated before them, adapters
 included; peak_gib is the most in sampling and update, tool_agent_peak_gib in the third (on a CPU
 they are of the whole process so far). Each side of a case runs in a process of its own, so that its
-peak is its own, and one that does not fit is a row that says so.
+peak is its own, and one that does not fit is a row that says so. fast_kernels: whether Qwen3.5 had
+flash-linear-attention.
 
 TRL has the same checkpoint, LoRA, prompts, screenshots, G and length, beta 0, and else its
 defaults: gradient checkpointing, fused head, adapters of a 4-bit model in bf16. An update has all
@@ -39,7 +41,7 @@ from PIL import Image
 
 from agent import Policy
 from envs import Action, Example, Observation, die
-from extras.made_up import LAST_FILE, SHAPES, make_hub
+from extras.made_up import LAST_FILE, SHAPES, TEMPLATE, make_hub
 from extras.run_folder import write
 from extras.speed import (
     QUIET,
@@ -99,10 +101,12 @@ def make_checkpoint(args: argparse.Namespace) -> None:
     if (folder / LAST_FILE).exists():
         return
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+    # TEMPLATE has no thought: that of Qwen3.5 is closed by us and left open by TRL, a few tokens.
+    case = (folder, args.family, args.shape, TEMPLATE, dtype)
     try:
-        make_hub(folder, shape=args.shape, dtype=dtype, device=args.device)
+        make_hub(*case, device=args.device)
     except torch.OutOfMemoryError:
-        make_hub(folder, shape=args.shape, dtype=dtype, device="cpu")
+        make_hub(*case, device="cpu")
     gc.collect()
     if args.device == "cuda":
         torch.cuda.empty_cache()
@@ -199,7 +203,10 @@ def run_largest(args: argparse.Namespace, least: int, **case) -> dict:
 def compare(args: argparse.Namespace, **case) -> dict:
     """One row of the table: a shape at a precision."""
     ours = run_largest(args, least=G, side="ours", **case)
-    row = {"shape": case["shape"], "bits": case["bits"]} | ours["row"]
+    row = {name: case[name] for name in ("family", "shape", "bits")}
+    if case["family"] == "qwen3_5":
+        row["fast_kernels"] = find_spec("fla") is not None
+    row |= ours["row"]
     if args.trl:
         theirs = run_largest(args, least=1, side="trl", **case)
         row["trl"] = theirs["row"]
@@ -255,7 +262,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.error = die
     add = parser.add_argument
-    add("--shape", choices=SHAPES, help="only this one (default: 2b, 4b and 8b; on a CPU tiny)")
+    add("--family", choices=SHAPES, help="only this one (default: all)")
+    shapes = {}  # each once, in order
+    for sizes in SHAPES.values():
+        shapes |= sizes
+    add("--shape", choices=shapes, help="only this one (default: all but tiny; on a CPU tiny)")
     add("--bits", type=int, choices=(4, 16), help="only this one (default: both; on a CPU 16)")
     add(
         "--trl",
@@ -297,6 +308,8 @@ def make_parser() -> argparse.ArgumentParser:
 def check(args: argparse.Namespace) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         die("no CUDA device here; --shape tiny --device cpu tries the script")
+    if args.family and args.shape and args.shape not in SHAPES[args.family]:
+        die(f"--shape: {args.family} has {', '.join(SHAPES[args.family])}")
     if args.trl and not find_spec("trl"):
         die("--trl needs it: pip install 'trl==1.16.*'")
     is_square = args.tokens >= 64 and math.isqrt(args.tokens) ** 2 == args.tokens
@@ -316,21 +329,32 @@ def main(argv: list[str] | None = None) -> None:
     if args.side:
         print(json.dumps(measure(args)))
         return
-    on_card = args.device == "cuda"
-    shapes = ["2b", "4b", "8b"] if on_card else ["tiny"]
-    if args.shape:
-        shapes = [args.shape]
-    precisions = [16, 4] if on_card else [16]
+    precisions = [16, 4] if args.device == "cuda" else [16]
     if args.bits:
         precisions = [args.bits]
     rows = []
-    for shape in shapes:
+    for family, shape in chosen_shapes(args):
         with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
             for bits in precisions:
-                row = compare(args, shape=shape, bits=bits, folder=folder)
+                row = compare(args, family=family, shape=shape, bits=bits, folder=folder)
                 print(json.dumps(row), flush=True)
                 rows.append(row)
                 save(args, rows)
+
+
+def chosen_shapes(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """(family, shape) of each case that the flags ask for."""
+    chosen = []
+    for family, sizes in SHAPES.items():
+        if args.family and family != args.family:
+            continue
+        for shape in sizes:
+            wanted = args.shape
+            if wanted is None and args.device == "cpu":
+                wanted = "tiny"
+            if shape == wanted or (wanted is None and shape != "tiny"):
+                chosen.append((family, shape))
+    return chosen
 
 
 def save(args: argparse.Namespace, rows: list[dict]) -> None:

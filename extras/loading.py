@@ -1,4 +1,4 @@
-"""From a name or a folder to a Policy: a Qwen-VL of the hub, the project's tiny one, adapters.
+"""From a name or a folder to a Policy: a VLM of the hub, the project's tiny one, adapters.
 
 Called by whoever needs a model: train.py, extras/run_folder.py (a finished run), the tool agents.
 It trains nothing, and it knows what the libraries do to you: each workaround is a named function.
@@ -6,16 +6,27 @@ It trains nothing, and it knows what the libraries do to you: each workaround is
 
 import json
 import logging
+import sys
 import warnings
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from agent import Policy
+from agent import REFERENCE, Forward, Policy
 from envs import die
-from extras.shared_prompt import choose_forward
+from extras import shared_prompt, shared_prompt_qwen35
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose frames and vision towers agent.py knows
+# The families that are supported, by the model_type of their config.json, and the fast path of each
+# of them. agent.py knows their frames and vision towers.
+FAMILIES = {
+    "qwen2_vl": shared_prompt.SHARED,
+    "qwen2_5_vl": shared_prompt.SHARED,
+    "qwen3_vl": shared_prompt.SHARED,
+    "qwen3_5": shared_prompt_qwen35.SHARED,
+}
+FORWARDS = ("shared", "reference")  # the values of --forward
 
 
 def load_policy(
@@ -28,7 +39,7 @@ def load_policy(
     max_pixels: int = 0,
     load_in_4bit: bool | None = False,
 ) -> Policy:
-    """Load a Qwen-VL by name or path: a hub model and the project's own tiny one by the same lines.
+    """Load a VLM by name or path: a hub model and the project's own tiny one by the same lines.
 
     `adapter`: a folder in peft's format. `forward`: how it computes, "shared" or "reference".
     `dtype`, if empty: float32 on a CPU, else bfloat16, or float16 where the card lacks that.
@@ -45,8 +56,10 @@ def load_policy(
     try:
         config = AutoConfig.from_pretrained(path)
         if config.model_type not in FAMILIES:
-            family = config.model_type
-            die(f"{path} is a {family}; only the Qwen-VL family (2, 2.5, 3) is supported")
+            die(
+                f"{path} is a {config.model_type}; supported are Qwen2-VL, Qwen2.5-VL, Qwen3-VL, "
+                f"Qwen3.5 and what is trained from them (model_type {', '.join(FAMILIES)})"
+            )
         tokenizer = load_tokenizer(path, config)
         image_processor = AutoImageProcessor.from_pretrained(path)
         core = load_core(path, config, dtype, device, load_in_4bit)
@@ -63,6 +76,13 @@ def load_policy(
     if adapter:
         load_adapter(policy, adapter)
     return policy
+
+
+def choose_forward(core: torch.nn.Module, wanted: str = "shared") -> Forward:
+    """What goes into policy.forward: the family's fast path, if it is wanted and there is one."""
+    if wanted == "reference":
+        return REFERENCE
+    return FAMILIES.get(core.config.model_type, REFERENCE)
 
 
 def load_tokenizer(path: str | Path, config):
@@ -89,6 +109,7 @@ def load_core(path, config, dtype: str, device: str, load_in_4bit: bool | None) 
     device = device or default_device(config)
     if device != "cpu":
         avoid_cudnn_attention()
+        tell_of_the_slow_path(config.model_type)
     number_type = getattr(torch, dtype or default_dtype(device))
     if load_in_4bit is None:
         load_in_4bit = device != "cpu" and fills_half_of_the_memory(config)
@@ -148,13 +169,26 @@ def limit_pixels(image_processor, max_pixels: int) -> None:
 
 
 def quiet_the_libraries() -> None:
-    """Hide two messages that nobody here can act on.
+    """Hide three messages that nobody here can act on, or that tell_of_the_slow_path says shorter.
 
     bitsandbytes tells of a kernel for 4 bits that is not used here; peft and transformers argue
-    about a name.
+    about a name; transformers tells of each kernel of Qwen3.5 that is not installed, on a CPU too.
     """
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    logging.getLogger("transformers.integrations.hub_kernels").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+
+
+@cache  # once is enough
+def tell_of_the_slow_path(family: str) -> None:
+    """Qwen3.5 without its kernels on a GPU is right, but slow (transformers issue 48718)."""
+    if family != "qwen3_5" or find_spec("fla"):
+        return
+    print(
+        "note: the linear attention of Qwen3.5 runs without its fast kernels, much slower; "
+        "pip install flash-linear-attention brings them",
+        file=sys.stderr,
+    )
 
 
 def avoid_cudnn_attention() -> None:

@@ -1,4 +1,4 @@
-"""Made-up hub checkpoints: Qwen-VLs of all three families with random weights, in the hub's layout.
+"""Made-up hub checkpoints: models of all four families with random weights, in the hub's layout.
 
 Called by the tests and by extras/gpu_check.py, so that neither has to download anything.
 They measure memory and time and try file formats; of what a trained model can do they say nothing.
@@ -26,6 +26,15 @@ class VisionShape:
 
 
 @dataclass(frozen=True)
+class LinearShape:
+    """The linear attention of three in four layers, Qwen3.5 only."""
+
+    key_heads: int
+    value_heads: int
+    head_size: int
+
+
+@dataclass(frozen=True)
 class Shape:
     hidden: int
     intermediate: int
@@ -36,18 +45,34 @@ class Shape:
     vocabulary: int
     vision: VisionShape
     tied: bool = True  # whether the head has the weights of the embedding
+    linear: LinearShape | None = None
 
 
-# From the config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct; `tiny` has their architecture at a size
-# for tests. The numbers stand in the order of the fields above.
+# The numbers stand in the order of the fields above; `tiny` has a family's architecture at a size
+# for tests. Those of Qwen3-VL are from the config.json of Qwen/Qwen3-VL-{2B,4B,8B}-Instruct.
 _SMALL_EYE = VisionShape(1024, 4096, 24, 16, [5, 11, 17])
 _LARGE_EYE = VisionShape(1152, 4304, 27, 16, [8, 16, 24])
-SHAPES = {
+QWEN3_VL_SHAPES = {
     "2b": Shape(2048, 6144, 28, 16, 8, 128, 151936, _SMALL_EYE),
     "4b": Shape(2560, 9728, 36, 32, 8, 128, 151936, _SMALL_EYE),
     "8b": Shape(4096, 12288, 36, 32, 8, 128, 151936, _LARGE_EYE, tied=False),
     "tiny": Shape(64, 128, 2, 4, 2, 16, 1056, VisionShape(32, 64, 2, 2, [0])),
 }
+# Those of Qwen3.5 are not from the hub itself, which was not at hand, but from public code and
+# tests that quote config.json of Qwen/Qwen3.5-{0.8B,2B,4B}, vision tower included; what was found
+# in several places agreed, THUDM/slime's scripts/models/qwen3.5-0.8B.sh among them.
+_EYE_08B = VisionShape(768, 3072, 12, 12, [])
+_EYE_2B = VisionShape(1024, 4096, 24, 16, [])
+_LINEAR_2B = LinearShape(16, 16, 128)
+_LINEAR_4B = LinearShape(16, 32, 128)
+_LINEAR_TINY = LinearShape(2, 4, 16)
+QWEN3_5_SHAPES = {
+    "0.8b": Shape(1024, 3584, 24, 8, 2, 256, 248320, _EYE_08B, linear=_LINEAR_2B),
+    "2b": Shape(2048, 6144, 24, 8, 2, 256, 248320, _EYE_2B, linear=_LINEAR_2B),
+    "4b": Shape(2560, 9216, 32, 16, 4, 256, 248320, _EYE_2B, linear=_LINEAR_4B),
+    "tiny": Shape(64, 128, 4, 4, 2, 32, 1056, VisionShape(32, 64, 2, 2, []), linear=_LINEAR_TINY),
+}
+SHAPES = {"qwen3_vl": QWEN3_VL_SHAPES, "qwen3_5": QWEN3_5_SHAPES}
 LAST_FILE = "preprocessor_config.json"  # where it stands, make_hub was not interrupted
 
 
@@ -59,23 +84,41 @@ def make_hub(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> Path:
-    """Write a Qwen-VL of one of SHAPES with random weights to `folder`; returns the folder.
+    """Write a model of one of SHAPES with random weights to `folder`; returns the folder.
 
-    family: "qwen2_vl", "qwen2_5_vl" or "qwen3_vl". template: a chat template; None: TEMPLATE.
+    family: "qwen2_vl", "qwen2_5_vl" (at Qwen3-VL's shapes), "qwen3_vl" or "qwen3_5". template: a
+    chat template; None: one that begins an answer as the family's own does.
     """
     from transformers import AutoModelForImageTextToText
 
     folder.mkdir(parents=True, exist_ok=True)
-    size = SHAPES[shape]
-    special_ids = make_tokenizer(folder, size.vocabulary, template or TEMPLATE)
+    size = SHAPES.get(family, QWEN3_VL_SHAPES)[shape]
+    if template is None:
+        template = THINKING_TEMPLATE if family == "qwen3_5" else TEMPLATE
+    special_ids = make_tokenizer(folder, size.vocabulary, template)
     config = make_config(family, size, special_ids)
     torch.manual_seed(0)
     with default_dtype(dtype), torch.device(device):
         model = AutoModelForImageTextToText.from_config(config)
+    if family == "qwen3_5":
+        make_memorable(model)
     model.save_pretrained(folder)
     processor = image_processor_config(family)
     (folder / LAST_FILE).write_text(json.dumps(processor))
     return folder
+
+
+def make_memorable(model: torch.nn.Module) -> None:
+    """Linear attention that remembers, and norms that are not all alike.
+
+    With fresh weights most heads forget a token at once, and norms weigh by 1 + 0: a mistake in how
+    a state or a norm is computed would not show.
+    """
+    for name, weight in model.model.language_model.named_parameters():
+        if name.endswith("A_log"):
+            weight.data.uniform_(-5, 0)
+        if name.endswith("norm.weight"):
+            weight.data += 0.2 * torch.randn_like(weight)
 
 
 @contextmanager
@@ -110,7 +153,8 @@ def make_config(family: str, size: Shape, special_ids: dict[str, int]):
 
 def text_config(family: str, size: Shape) -> dict:
     """The language model. Qwen2-VL and 2.5 have hidden / heads numbers in a head."""
-    sections = {128: [24, 20, 20], 16: [4, 2, 2]}  # of half a head: time, height, width
+    # Of half of what is turned of a head: time, height, width. Qwen3.5 turns a quarter of a head.
+    sections = {128: [24, 20, 20], 16: [4, 2, 2], 256: [11, 11, 10], 32: [2, 1, 1]}
     rotary = {"rope_type": "default", "mrope_section": sections[size.head_size]}
     config = {
         "hidden_size": size.hidden,
@@ -124,6 +168,15 @@ def text_config(family: str, size: Shape) -> dict:
     if family == "qwen3_vl":
         rotary |= {"rope_theta": 5e6, "mrope_interleaved": True}
         config |= {"head_dim": size.head_size}
+    elif family == "qwen3_5":
+        rotary |= {"rope_theta": 1e7, "mrope_interleaved": True, "partial_rotary_factor": 0.25}
+        config |= {
+            "head_dim": size.head_size,
+            "linear_num_key_heads": size.linear.key_heads,
+            "linear_num_value_heads": size.linear.value_heads,
+            "linear_key_head_dim": size.linear.head_size,
+            "linear_value_head_dim": size.linear.head_size,
+        }
     else:
         rotary |= {"rope_theta": 1e6}
     return config | {"rope_parameters": rotary}
@@ -156,11 +209,10 @@ def vision_config(family: str, size: Shape) -> dict:
             "window_size": 112,
             "fullatt_block_indexes": [vision.depth - 1],
         }
-    return config | {
-        "patch_size": 16,
-        "deepstack_visual_indexes": vision.deepstack,
-        "num_position_embeddings": 2304,
-    }
+    config |= {"patch_size": 16, "num_position_embeddings": 2304}
+    if family == "qwen3_vl":
+        config |= {"deepstack_visual_indexes": vision.deepstack}
+    return config
 
 
 def image_processor_config(family: str) -> dict:
@@ -171,7 +223,7 @@ def image_processor_config(family: str) -> dict:
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
     }
-    if family == "qwen3_vl":
+    if family in ("qwen3_vl", "qwen3_5"):
         return config | {
             "size": {"shortest_edge": 65536, "longest_edge": 16777216},
             "patch_size": 16,
@@ -211,7 +263,7 @@ PLAIN = [  # added, but not special
     "<think>",
     "</think>",
 ]
-FIRST_SPECIAL = 151643  # its id in the real vocabulary
+FIRST_SPECIAL = {151936: 151643, 248320: 248044}  # its id in a real vocabulary of so many
 TEMPLATE = (
     "{% if messages[0].role != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -226,6 +278,14 @@ TEMPLATE = (
     "<|im_end|>\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# The larger Qwen3.5 open a thought unless they are told not to, and then close it at once.
+THINKING_TEMPLATE = TEMPLATE.replace(
+    "assistant\n{%",
+    "assistant\n{{ '<think>\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '\n</think>\n\n' }}"
+    "{% endif %}{%",
 )
 # How Qwen's tokenizer splits text into words, before the words are split into tokens.
 WORDS = (
@@ -242,10 +302,8 @@ def make_tokenizer(folder: Path, vocabulary_size: int, template: str = TEMPLATE)
     from tokenizers import decoders, models
 
     raw = trained_tokenizer()
-    if vocabulary_size > FIRST_SPECIAL:
-        first = FIRST_SPECIAL
-    else:
-        first = vocabulary_size - 56  # behind the special ones some ids are no token, as in the hub
+    # Behind the special ones some ids are no token, as in the hub.
+    first = FIRST_SPECIAL.get(vocabulary_size, vocabulary_size - 56)
     model = json.loads(raw.to_str())["model"]
     vocabulary = dict(model["vocab"])
     for i in range(len(vocabulary), first):

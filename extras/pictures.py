@@ -1,18 +1,20 @@
-"""Pictures: an episode as a film strip, and the curves of a run.
+"""Pictures: an episode as a film strip, a forecast on one screenshot, and the curves of a run.
 
-train.py draws both at the end of a run, extras/play.py draws episodes of other tasks.
+train.py draws strip and curves at the end of a run, extras/play.py episodes of other tasks, and
+extras/forecast.py a forecast on a screenshot of one's own.
 Nothing is computed here that is not in the plays or in metrics.jsonl and results.json.
 """
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from agent import Play
-from envs import Action, Box, font
+from envs import POINTING, Action, Box, font
 
 # ---- the film strip of an episode ---------------------------------------------------------------
 
@@ -173,6 +175,107 @@ def draw_disc(pen: Pen, corner: Corner, number: str, colour: str) -> None:
     x, y = corner
     pen.ellipse((x, y, x + DISC, y + DISC), fill=colour)
     pen.text((x + 4, y), number, fill="white", font=font(12))
+
+
+# ---- a forecast on one screenshot ---------------------------------------------------------------
+
+SMALLEST = 480  # px, the larger side of a screenshot: smaller ones are enlarged
+DISCS_A_SIDE = 24  # a disc's diameter is this part of the smaller side, so that it can be read
+
+
+def draw_on_screenshot(screen: Image.Image, forecast: Sequence[Action], path: str | Path) -> None:
+    """The screenshot with a numbered disc where each step points, and below it all steps.
+
+    Those that point nowhere are found only there. Green: the step that would be executed; grey:
+    forecast only. Discs and letters grow with the screenshot. Raises what draw_episode raises.
+    """
+    screen = enlarged(screen)
+    diameter = max(DISC, min(screen.size) // DISCS_A_SIDE)
+    letters = diameter  # px, their size
+    lines = forecast_lines(forecast, columns=2 * screen.width // letters)
+    line_height = letters * 4 // 3
+    below = MARGIN + line_height * len(lines) + MARGIN
+    sheet = Image.new("RGB", (screen.width, screen.height + below), "white")
+    sheet.paste(screen)
+    pen = ImageDraw.Draw(sheet)
+    for number, (text, colour) in enumerate(lines):
+        top = screen.height + MARGIN + line_height * number
+        pen.text((MARGIN, top), text, fill=colour, font=font(letters))
+    draw_points(pen, forecast, screen.size, diameter)
+    sheet.save(path)
+
+
+def enlarged(screen: Image.Image) -> Image.Image:
+    """A screenshot of a toy world, say, by a whole factor, which keeps its pixels sharp."""
+    factor = math.ceil(SMALLEST / max(screen.size))
+    if factor == 1:
+        return screen
+    size = (screen.width * factor, screen.height * factor)
+    return screen.resize(size, Image.Resampling.NEAREST)
+
+
+def forecast_lines(forecast: Sequence[Action], columns: int) -> list[tuple[str, str]]:
+    """(text, colour) of each line below a screenshot, which is `columns` letters wide.
+
+    >>> forecast_lines([Action("click", "Save"), Action("done")], columns=40)
+    [('1 click Save (no point)', 'green'), ('2 done', 'gray')]
+    """
+    if not forecast:
+        return [("nothing could be read", "firebrick")]
+    lines = []
+    for k, action in enumerate(forecast):
+        text = f"{k + 1} {action}"
+        if action.kind in POINTING and action.point is None:
+            text += " (no point)"
+        colour = "green" if k == 0 else "gray"
+        for part in textwrap.wrap(text, max(columns, 10), subsequent_indent="   "):
+            lines.append((part, colour))
+    return lines
+
+
+def draw_points(pen: Pen, forecast: Sequence[Action], size: tuple[int, int], diameter: int) -> None:
+    """A disc for each step that has a point; `size`: width and height of the screenshot in px.
+
+    The nearest step comes first. A disc that would lie on another is moved towards the middle of
+    the screen, and a line leads from it to its point.
+    """
+    width, height = size
+    radius = diameter // 2
+    centres = {}  # step -> where its disc is
+    for k, action in enumerate(forecast):
+        if action.point is None:
+            continue
+        x = int(action.point[0] * width)
+        y = int(action.point[1] * height)
+        # whole inside the picture, also at its edge
+        inner_x = min(max(x, radius), width - radius - 1)
+        inner_y = min(max(y, radius), height - radius - 1)
+        sideways = diameter if x < width / 2 else -diameter
+        centres[k] = free_place((inner_x, inner_y), centres.values(), diameter, sideways)
+        pen.line((x, y, *centres[k]), fill="gray", width=max(1, diameter // 8))
+    for k, centre in centres.items():  # after all lines: no line crosses a number
+        colour = "green" if k == 0 else "gray"
+        draw_number(pen, centre, radius, str(k + 1), colour)
+
+
+def free_place(place: Corner, taken: Collection[Corner], diameter: int, sideways: int) -> Corner:
+    """The place, or the next one beside it where a disc lies on no other."""
+    x, y = place
+    while any(overlap((x, y), other, diameter) for other in taken):
+        x += sideways
+    return x, y
+
+
+def overlap(one: Corner, other: Corner, diameter: int) -> bool:
+    return math.dist(one, other) < diameter
+
+
+def draw_number(pen: Pen, centre: Corner, radius: int, number: str, colour: str) -> None:
+    """A disc with a white rim, which stands out from any screenshot."""
+    x, y = centre
+    box = (x - radius, y - radius, x + radius, y + radius)
+    pen.ellipse(box, fill=colour, outline="white", width=max(1, radius // 6))
+    pen.text(centre, number, fill="white", font=font(radius * 4 // 3), anchor="mm")
 
 
 # ---- the curves of a run ------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Plays one episode of a toy world and draws it as a film strip.
 
-A command: `python -m extras.play --run DIR` for the policy of a run, `python -m extras.play --env
-toy-tools --split flaky` for the oracle. Many episodes, and all numbers, are eval.py's.
+A command: `python -m extras.play --run DIR` for the policy of a run, `--model NAME` for a model
+without a run, `python -m extras.play --env toy-tools --split flaky` for the oracle.
+Many episodes, and all numbers, are eval.py's.
 """
 
 import argparse
@@ -9,8 +10,9 @@ import argparse
 from agent import Play, Policy, play, policy_planner
 from envs import die
 from eval import oracle_planner
+from extras.chosen_policy import add_settings, add_who, load_chosen, read_settings, refuse_settings
 from extras.pictures import draw_episode
-from extras.run_folder import load_run_policy, memory_or_die, read_run
+from extras.run_folder import memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
 from extras.worlds import WORLDS
 
@@ -20,19 +22,22 @@ ORACLE_HORIZON = 5  # as in train.py by default
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m extras.play",
-        description="Play one episode of a toy world, with the policy of a run or else with the "
-        "oracle, and draw it as a film strip.",
+        description="Play one episode of a toy world, with the policy of a run, a model by name or "
+        "else the oracle, and draw it as a film strip.",
     )
     splits = [f"{name}: {' '.join(world.splits)}" for name, world in WORLDS.items()]
-    parser.add_argument("--run", help="folder of a run of train.py, whose policy plays its world")
+    who = parser.add_argument_group("who plays (without --run and --model: the oracle)")
+    add_who(who)
+    add_settings(parser)
     parser.add_argument(
-        "--env", choices=list(WORLDS), help="the oracle's world, without --run; default toy-gui"
+        "--env",
+        choices=list(WORLDS),
+        help="world of the oracle or of --model; default toy-gui; a run plays its own",
     )
     parser.add_argument(
         "--scale",
         type=int,
-        help="the oracle's screens, without --run; 1: 128 x 96 px, as the tiny model sees them; "
-        "default 3",
+        help="size of the oracle's screens; 1: 128 x 96 px, as the tiny model sees them; default 3",
     )
     parser.add_argument("--seed", type=int, default=0, help="which task of the split")
     parser.add_argument(
@@ -50,21 +55,23 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @memory_or_die()
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    if args.run:
+    if args.run or args.model:
         main_policy(args)
     else:
         main_oracle(args)
 
 
 def main_policy(args: argparse.Namespace) -> None:
-    if args.env or args.scale:
-        die("--env and --scale are for the oracle: a run has its own")
+    if args.scale:
+        die("--scale is for the oracle: a policy sees screens of one size")
+    if args.env and not args.model:
+        die("--env is for the oracle and --model: a run plays in its own world")
     split = args.split or "test"
     picture = args.picture or "episode.png"
-    config = read_run(args.run)
-    policy = load_run_policy(args.run, config)
+    settings = read_settings(args, world=args.env or "toy-gui")
+    policy = load_chosen(args, settings)
     try:
-        episode = play_policy(policy, config, split, args.seed)
+        episode = play_policy(policy, settings, split, args.seed)
         draw_episode(episode, picture)
     except ValueError as error:
         die(str(error))
@@ -83,20 +90,23 @@ def main_policy(args: argparse.Namespace) -> None:
     )
 
 
-def play_policy(policy: Policy, config: dict, split: str, seed: int) -> Play:
-    """One episode of a run's policy, with the world, tool agent and horizon of its config."""
-    tool_agent = load_tool_agent(config["tool_agent"], policy, config["max_pixels"])
-    horizon = config["horizon"]
+def play_policy(policy: Policy, settings: dict, split: str, seed: int) -> Play:
+    """One episode of a policy, with the world, tool agent and horizon of its settings."""
+    tool_agent = load_tool_agent(settings["tool_agent"], policy, settings["max_pixels"])
+    horizon = settings["horizon"]
     planner = policy_planner(policy, horizon)
-    world = WORLDS[config["env"]]
-    env = world(split, policy.toy_scale, config["history"])
+    world = WORLDS[settings["env"]]
+    env = world(split, policy.toy_scale, settings["history"])
     [episode] = play(
-        planner, [env], [seed], horizon, tool_agent=tool_agent, carry=config["carry_forecast"]
+        planner, [env], [seed], horizon, tool_agent=tool_agent, carry=settings["carry_forecast"]
     )
     return episode
 
 
 def main_oracle(args: argparse.Namespace) -> None:
+    refuse_settings(args)
+    if args.tool_agent:
+        die("--tool_agent goes with --run or --model: the oracle's world has its own")
     world = WORLDS[args.env or "toy-gui"]
     split = args.split or "train"
     picture = args.picture or "oracle.png"

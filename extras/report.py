@@ -22,10 +22,14 @@ def announce(run: RunFolder) -> None:
     """The sizes that decide how long an update takes, before the first one."""
     prompts = run.config["prompts_per_update"]
     forecasts = run.config["group_size"]
+    thinking = ""
+    if run.config["thinking"] > 0:
+        thinking = f", up to {run.config['thinking']} tokens of thought before each forecast"
     print(
         f"{prompts} prompts x {forecasts} forecasts = {prompts * forecasts} rollouts an update, "
         f"{run.config['updates_per_batch']} optimiser step(s) on each batch; "
-        f"T = {run.config['horizon']}, K = {run.config['history']}, seed {run.config['seed']}",
+        f"T = {run.config['horizon']}, K = {run.config['history']}, seed {run.config['seed']}"
+        f"{thinking}",
         flush=True,
     )
 
@@ -138,7 +142,7 @@ class Warnings:
         )
         self.unreadable = Streak(
             "for 10 updates more than half of the answers could not be read to the end: see "
-            "rollouts.jsonl"
+            "rollouts.jsonl (where its thoughts are cut off, a model needs more --thinking)"
         )
 
     def look(self, line: dict) -> None:

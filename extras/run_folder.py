@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from agent import Group, Policy, Rollout
+from agent import Group, Policy, Rollout, let_think
 from envs import Example, die, one_line
 from extras import torchrun
 from extras.loading import load_policy
@@ -40,7 +40,7 @@ def memory_or_die() -> Iterator[None]:
     except torch.OutOfMemoryError:
         die(
             "the GPU's memory is full: lower --micro_batch or --sample_batch (and --resume), "
-            "or start again with less --max_pixels or --load_in_4bit"
+            "or start again with less --max_pixels, less --thinking or --load_in_4bit"
         )
 
 
@@ -107,7 +107,7 @@ def has_all(config: object, names: Collection[str]) -> bool:
 def load_run_policy(folder: str | Path, config: dict, adapter: str | None = "adapter") -> Policy:
     """The policy of a run: its last adapters, those of a stage, or none (the warm start).
 
-    It sees screens as large as in its training.
+    It sees screens as large as in its training, and thinks as much.
     """
     policy = load_policy(
         config["base"],
@@ -117,6 +117,7 @@ def load_run_policy(folder: str | Path, config: dict, adapter: str | None = "ada
         load_in_4bit=config["in_4bit"],
     )
     policy.far_first = config["order"] == "far"
+    let_think(policy, config.get("thinking", 0))  # a run of before this flag did not think
     return policy
 
 
@@ -150,6 +151,7 @@ def rollout_record(rollout: Rollout, example: Example) -> dict:
         "forecast": [str(action) for action in rollout.forecast],
         "finish_reason": rollout.finish_reason,
         "parse_error": rollout.parse_error,
+        "thought_tokens": rollout.thought_tokens,
         "reward_terms": rollout.reward_terms,
         "reward": rollout.reward,
         "advantages": rollout.advantages,

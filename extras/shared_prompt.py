@@ -1,6 +1,7 @@
 """The fast path: a prompt is computed once for its G completions, and the numbers stay the same.
 
-extras/loading.py puts choose_forward(...) into policy.forward, which everybody calls.
+extras/loading.py puts SHARED into policy.forward, which everybody calls; Qwen3.5, whose layers are
+of other kinds, has a room of its own, extras/shared_prompt_qwen35.py, which takes half of this one.
 What is computed is not defined here but in agent.py (sample, completion_logprobs): read that first.
 """
 
@@ -16,7 +17,6 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from agent import (
-    REFERENCE,
     Forward,
     Policy,
     Prompt,
@@ -373,7 +373,8 @@ def embed(policy: Policy, ids: Tensor, prompts: Sequence[Prompt]) -> tuple[Tenso
 
 # ---- log-probabilities --------------------------------------------------------------------------
 
-CHUNK = 2048  # tokens that are scored at once: [2048, 151,936] logits in fp32 are 1.2 GB
+# Tokens that are scored at once: [2048, 151,936] logits in fp32 are 1.2 GB, Qwen3.5's 2 GB.
+CHUNK = 2048
 
 
 def completion_logprobs(
@@ -393,13 +394,20 @@ def completion_logprobs(
     """
     tokens, written = pad_completions(policy, completions)  # [P, G, C] each
     states = completion_states(policy, prompts, tokens, checkpointing)  # [P, G, C, hidden]
+    return written_logprobs(policy, states, tokens, written, temperature), written
+
+
+def written_logprobs(
+    policy: Policy, states: Tensor, tokens: Tensor, written: Tensor, temperature: float
+) -> Tensor:
+    """Log-probabilities of tokens [P, G, C] by the states before them, [P, G, C]; 0 in padding."""
     states = states[written]  # [N, hidden], N tokens in all
     targets = tokens[written]  # [N]
     picked = []
     for part, wanted in zip(states.split(CHUNK), targets.split(CHUNK), strict=True):
         picked.append(logprobs_of(policy, part, wanted, temperature))
     logprobs = torch.zeros(tokens.shape, device=policy.device)
-    return logprobs.masked_scatter(written, torch.cat(picked)), written
+    return logprobs.masked_scatter(written, torch.cat(picked))
 
 
 def pad_completions(policy: Policy, completions) -> tuple[Tensor, Tensor]:
@@ -431,9 +439,7 @@ def completion_states(policy, prompts, tokens: Tensor, checkpointing: bool) -> T
     ids, positions = with_completions(batch, tokens)
     x, deepstack = embed(policy, ids, prompts)  # [P, L + G C, hidden]
     rotary = rotary_of(policy, like=x, positions=positions)
-    own = torch.ones(C, C).tril().bool()
-    own = own.repeat(layers[0].readers, 1)  # [R C, C]
-    mask = shared_mask(batch.lengths, L, own).to(x.dtype)  # [P, 1, R C, L + C]
+    mask = rows_mask(batch, C, layers[0].readers).to(x.dtype)
     for depth, layer in enumerate(layers):
         # Of a prompt in the last layer nobody reads more than keys and values.
         skip = L if layer is layers[-1] else 0
@@ -445,6 +451,13 @@ def completion_states(policy, prompts, tokens: Tensor, checkpointing: bool) -> T
             x = x + deepstack[depth][:, skip:]
     states = normalise(language_model(policy).norm, x)  # [P, G C, hidden]
     return states.unflatten(1, (-1, C))
+
+
+def rows_mask(batch: PromptBatch, C: int, R: int) -> Tensor:
+    """For completions as rows of C tokens, R times under one another: [P, 1, R C, L + C]."""
+    own = torch.ones(C, C).tril().bool()
+    own = own.repeat(R, 1)  # [R C, C]
+    return shared_mask(batch.lengths, batch.ids.shape[1], own)
 
 
 def with_completions(batch: PromptBatch, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -496,13 +509,32 @@ def sample(
     for all B completions at once.
     """
     decoding = start_decoding(policy, prompts, how.group_size, how.max_new_tokens)
+
+    def next_states(token: Tensor) -> Tensor:
+        return decode(policy, decoding, token)
+
+    return draw_completions(policy, prompts, how, generator, next_states)
+
+
+def draw_completions(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    how: Sampling,
+    generator: torch.Generator | None,
+    next_states: Callable[[Tensor], Tensor],
+) -> list[list[Rollout]]:
+    """Token by token, until all have ended.
+
+    `next_states` takes the token of each completion [B], first the last one of its prompt, and
+    gives the states that predict the next one [B, hidden].
+    """
     last_ids = torch.tensor([prompt.ids[-1] for prompt in prompts], device=policy.device)  # [P]
     token = last_ids.repeat_interleave(how.group_size)  # [B]
     ended = torch.zeros_like(token, dtype=torch.bool)
     tokens = []  # C times [B]
     logprobs = []  # of these tokens
     for _ in range(how.max_new_tokens):
-        hidden = decode(policy, decoding, token)  # [B, hidden]
+        hidden = next_states(token)  # [B, hidden]
         all_logprobs = token_logprobs(policy, hidden, how.temperature)  # [B, V]
         token = draw_tokens(all_logprobs, how.temperature, generator)
         tokens.append(token)
@@ -574,13 +606,19 @@ def start_decoding(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) ->
     kept = prefill(policy, layers, batch, prompts, room=C * G)
     positions = batch.following(C).expand(3, -1, -1)  # [3, P, C]
     rotary = rotary_of(policy, like=kept[0].both, positions=positions)
-    # Behind the prompt come the first tokens of all G, then the second ones: completion g owns each
-    # G-th key. A row for each of the R heads that read the same keys.
-    own = torch.eye(G).bool().repeat_interleave(layers[0].readers, 0)  # [G R, G]
-    own = own.repeat(1, C)  # [G R, C G]
-    L = batch.ids.shape[1]
-    mask = shared_mask(batch.lengths, L, own).to(rotary.cos.dtype)  # [P, 1, G R, L + C G]
+    mask = one_row_mask(batch, G, C, layers[0].readers).to(rotary.cos.dtype)
     return Decoding(layers, kept, rotary, mask)
+
+
+def one_row_mask(batch: PromptBatch, G: int, C: int, R: int) -> Tensor:
+    """For queries of all G over one row of KeyValueRows: [P, 1, G R, L + C G].
+
+    Behind the prompt come the first tokens of all G, then the second ones: completion g owns each
+    G-th key. A row for each of the R heads that read the same keys.
+    """
+    own = torch.eye(G).bool().repeat_interleave(R, 0)  # [G R, G]
+    own = own.repeat(1, C)  # [G R, C G]
+    return shared_mask(batch.lengths, batch.ids.shape[1], own)
 
 
 def prefill(policy, layers, batch, prompts, room: int) -> list[KeyValueRows]:
@@ -619,14 +657,3 @@ def decode(policy: Policy, decoding: Decoding, token: Tensor) -> Tensor:
 # ---- the two functions as one thing -------------------------------------------------------------
 
 SHARED = Forward(sample, completion_logprobs)
-FORWARDS = ("shared", "reference")
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")  # whose layers are as this file computes them
-
-
-def choose_forward(core: torch.nn.Module, wanted: str = "shared") -> Forward:
-    """What goes into policy.forward: SHARED where it is wanted and knows the model's family."""
-    if wanted == "reference":
-        return REFERENCE
-    if core.config.model_type not in FAMILIES:
-        return REFERENCE
-    return SHARED

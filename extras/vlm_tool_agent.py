@@ -7,8 +7,8 @@ It never learns and never executes anything: what comes back is the step with a 
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -106,13 +106,13 @@ def ask(
     """Greedy answers of a frozen VLM to pairs of (function that opens a picture, question).
 
     Returns for each (its text, the [3] patches of the picture as the model saw it: see
-    Policy.frame). Adapters are off meanwhile, so that the policy's own base can serve, at no extra
-    memory.
+    Policy.frame). Adapters and thinking are off meanwhile, so that the policy's own base can serve,
+    at no extra memory.
     """
     images = [open_picture() for open_picture, _ in questions]
     chats = [question_chat(question) for _, question in questions]
     how = Sampling(horizon=1, group_size=1, temperature=0.0, max_new_tokens=ANSWER_TOKENS)
-    with adapters_off(vlm):
+    with adapters_off(vlm), thinking_off(vlm):
         prompts = encode_chats(vlm, chats, images)
         groups = sample_all(vlm, prompts, how)
     answers = []
@@ -132,6 +132,17 @@ def adapters_off(policy: Policy) -> AbstractContextManager:
     if policy.peft is None:
         return nullcontext()
     return policy.peft.disable_adapter()
+
+
+@contextmanager
+def thinking_off(policy: Policy) -> Iterator[None]:
+    """Inside it, the policy answers at once: a point needs no thought, and has no room for one."""
+    budget = policy.thinking
+    policy.thinking = 0
+    try:
+        yield
+    finally:
+        policy.thinking = budget
 
 
 # ---- the tool agent -----------------------------------------------------------------------------

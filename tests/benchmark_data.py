@@ -34,8 +34,10 @@ def odyssey_step(action: str, info: object, **more) -> dict:
     return {"action": action, "info": info, "screenshot": "s.png", "ps": "", **more}
 
 
-def odyssey_root(root: Path, episodes: dict[str, list], category: str = "General_Tool") -> Path:
-    """A folder whose episodes are all in the test list of the random split."""
+def odyssey_root(
+    root: Path, episodes: dict[str, list], category: str = "General_Tool", part: str = "test"
+) -> Path:
+    """A folder whose episodes are all in one list of the random split, "test" or "train"."""
     for folder in ("annotations", "screenshots", "splits"):
         (root / folder).mkdir()
     (root / "screenshots" / "s.png").write_bytes(PNG)
@@ -47,7 +49,8 @@ def odyssey_root(root: Path, episodes: dict[str, list], category: str = "General
             "steps": steps,
         }
         (root / "annotations" / f"{ident}.json").write_text(json.dumps(annotation))
-    split = {"train": [], "test": [f"{ident}.json" for ident in episodes]}
+    split = {"train": [], "test": []}
+    split[part] = [f"{ident}.json" for ident in episodes]
     (root / "splits" / "random_split.json").write_text(json.dumps(split))
     return root
 
@@ -89,7 +92,7 @@ def web_row(
 def web_root(root: Path, rows: list[dict], split: str = "test_task") -> Path:
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
-    (root / "data").mkdir()
+    (root / "data").mkdir(parents=True)
     file = root / "data" / f"{split}-00000-of-00001-abc.parquet"
     parquet.write_table(pyarrow.Table.from_pylist(rows), file)
     return root

@@ -1,6 +1,8 @@
 """What several test files call: observations of the toy GUI, a head that favours some tokens,
-log-probabilities computed in the plainest way there is, and made-up hub checkpoints."""
+log-probabilities and gradients computed in the plainest way there is, and made-up hub checkpoints.
+"""
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 
 import agent
+from agent import Forward, Policy, Prompt, encode, trainable
 from envs import Observation, ToyGUI
 from extras.loading import load_policy
 from extras.made_up import make_hub
@@ -63,6 +66,97 @@ def plain_logprobs(
     return allowed.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
 
 
+# ---- numbers and gradients of a way to compute --------------------------------------------------
+
+
+@dataclass
+class Case:
+    """Prompts of unequal lengths with made-up completions, and a weight for each token."""
+
+    observations: list[Observation]
+    prompts: list[Prompt]
+    completions: list[list[list[int]]]  # [P][G] ids
+    weight: torch.Tensor  # [P, G, C]
+
+
+def make_case(policy: Policy, observations: list[Observation], lengths: list[list[int]]) -> Case:
+    generator = torch.Generator().manual_seed(0)
+    allowed = torch.tensor([token for token in range(100) if token not in policy.suppressed])
+    completions = []
+    for row in lengths:
+        group = []
+        for length in row:
+            picked = torch.randint(len(allowed), (length,), generator=generator)
+            group.append(allowed[picked].tolist())
+        completions.append(group)
+    longest = max(max(row) for row in lengths)
+    weight = torch.randn(len(lengths), len(lengths[0]), longest, generator=generator)
+    return Case(observations, encode(policy, observations, 5), completions, weight)
+
+
+def score_by(
+    forward: Forward, policy: Policy, case: Case, temperature=1.0, checkpointing=False
+) -> list[torch.Tensor]:
+    """Log-probabilities of each completion by one of the two ways."""
+    logprobs, mask = forward.completion_logprobs(
+        policy, case.prompts, case.completions, temperature, checkpointing
+    )
+    assert (logprobs[~mask] == 0).all()
+    scored = []
+    for p, group in enumerate(case.completions):
+        assert mask[p].sum(-1).tolist() == [len(tokens) for tokens in group]
+        for g in range(len(group)):
+            scored.append(logprobs[p, g][mask[p, g]])
+    return scored
+
+
+def score_plain(policy: Policy, case: Case, temperature=1.0) -> list[torch.Tensor]:
+    """The same by an ordinary forward a completion, from pixels."""
+    scored = []
+    for seen, prompt, group in zip(case.observations, case.prompts, case.completions, strict=True):
+        for tokens in group:
+            scored.append(plain_logprobs(policy, seen, prompt.ids, tokens, temperature))
+    return scored
+
+
+def gradients(policy: Policy, case: Case, scored: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Of the weighted sum of all log-probabilities, for each adapter."""
+    for weight in trainable(policy):
+        weight.grad = None
+    total = 0.0
+    for logprobs, weight in zip(scored, case.weight.flatten(0, 1), strict=True):
+        total = total + (logprobs * weight[: len(logprobs)]).sum()
+    total.backward()
+    return [weight.grad.clone() for weight in trainable(policy)]
+
+
+def assert_close(scored: list[torch.Tensor], plain: list[torch.Tensor]) -> None:
+    for logprobs, expected in zip(scored, plain, strict=True):
+        torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=0)
+
+
+def assert_same_gradients(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for gradient, other in zip(found, expected, strict=True):
+        assert other.norm() > 0
+        assert (gradient - other).norm() <= 1e-4 * other.norm()
+
+
+def count_forwards(policy: Policy) -> list[int]:
+    """A list that grows at each forward of the first layer."""
+    calls = []
+    activation = policy.core.model.language_model.layers[0].mlp.act_fn
+    activation.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def wake_adapters(policy: Policy) -> None:
+    """Adapters that do something: fresh ones are zero, and so is the gradient of one half."""
+    agent.add_lora(policy, 4, 8, 0)
+    generator = torch.Generator().manual_seed(1)
+    for weight in trainable(policy):
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.1
+
+
 # ---- made-up hub checkpoints --------------------------------------------------------------------
 
 
@@ -80,13 +174,23 @@ def hubs_folder() -> TemporaryDirectory:
 
 @cache
 def hub(family: str = "qwen3_vl") -> Path:
-    """The folder of a random Qwen-VL in the hub's layout; written once for all tests."""
+    """The folder of a random model in the hub's layout; written once for all tests."""
     return make_hub(Path(hubs_folder().name) / family, family)
 
 
 def load_hub(family: str = "qwen3_vl", **how) -> agent.Policy:
     """Its policy, as train.py uses it."""
     return load_policy(hub(family), **how)
+
+
+def projections(family: str) -> int:
+    """How many modules of a made-up checkpoint get adapters, and are quantised."""
+    attention = 4
+    linear_attention = 5
+    mlp = 3
+    if family == "qwen3_5":
+        return 3 * (linear_attention + mlp) + 1 * (attention + mlp)
+    return 2 * (attention + mlp)
 
 
 def blank_screen(width: int, height: int) -> Observation:

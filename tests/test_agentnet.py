@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.agentnet import parse_pyautogui
+from benchmarks.common import BadRecord
 from envs import Action
 
 
@@ -38,6 +39,19 @@ from envs import Action
 )
 def test_agentnet_code(code, action):
     assert parse_pyautogui(code, "T") == [action]
+
+
+def test_keys_of_one_press_come_one_after_the_other():
+    """Only hotkey holds them down together; several presses of a key stay one action."""
+    code = "pyautogui.press(keys=['Down', 'enter'])\npyautogui.press('tab', presses=3)"
+    keys = [Action("key", "down"), Action("key", "enter"), Action("key", "tab")]
+    assert parse_pyautogui(code, "T") == keys
+
+
+@pytest.mark.parametrize("call", ["press([])", "press()", "hotkey()"])
+def test_keys_without_a_key_are_named(call):
+    with pytest.raises(BadRecord, match="without a key"):
+        parse_pyautogui(f"pyautogui.{call}")
 
 
 def test_steps_judged_wrong_or_redundant_are_left_out(tmp_path):

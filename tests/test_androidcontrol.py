@@ -22,7 +22,7 @@ from benchmarks.androidcontrol import (
 )
 from benchmarks.common import BadRecord, Step, StepScore
 from envs import Action
-from extras.made_up_android import PNG, android_record, write_android_control
+from extras.made_up_android import PNG, android_record, example, write_android_control
 
 WAIT = {"action_type": "wait"}
 
@@ -80,7 +80,22 @@ def test_a_bad_step_is_named_and_the_rest_stays(tmp_path, bad, named):
     assert episode.steps[-1].raw["index"] == 41  # the hole shows
     assert report.bad == {"steps": 1}
     where = "android_control-00000-of-00001: record 0: step 40: "
-    assert report.messages[0].startswith(where) and named in report.messages[0]
+    assert report.messages[0].text.startswith(where) and named in report.messages[0].text
+
+
+@pytest.mark.parametrize(
+    "feature, named",
+    [
+        ("goal", "goal: missing or not text"),
+        ("actions", "actions: missing or not text"),
+        ("step_instructions", "step_instructions: not text"),
+    ],
+)
+def test_numbers_in_the_place_of_text_are_named(tmp_path, feature, named):
+    features = {"goal": ["Do it"], "actions": ["{}"], "step_instructions": ["Tap"], feature: [5]}
+    root = write_android_control(tmp_path, [example({"episode_id": [7], **features})], test=[7])
+    with pytest.raises(ValueError, match=f"00000-of-00001: record 0: {named}$"):
+        load("androidcontrol", root, "test")
 
 
 def test_a_missing_screenshot_costs_its_step(tmp_path):
@@ -88,7 +103,7 @@ def test_a_missing_screenshot_costs_its_step(tmp_path):
     root = write_android_control(tmp_path, [record], test=[7])
     (episode,), report = load("androidcontrol", root, "test")
     assert len(episode.steps) == 41 and report.bad == {"steps": 1}
-    assert "step 41: screenshots: missing" in report.messages[0]
+    assert "step 41: screenshots: missing" in report.messages[0].text
 
 
 def test_damaged_shards_keep_what_came_before(tmp_path):
@@ -100,19 +115,19 @@ def test_damaged_shards_keep_what_came_before(tmp_path):
 
     episodes, report = load("androidcontrol", root, "test")
     no_gzip = "00001-of-00002: gzip: Error -3 while decompressing data: incorrect header check"
-    assert len(episodes) == 40 and no_gzip in report.messages[0]
-    assert "5 episodes of split test are in no readable shard" in report.messages[1]
+    assert len(episodes) == 40 and no_gzip in report.messages[0].text
+    assert "5 episodes of split test are in no readable shard" in report.messages[1].text
 
     shard.write_bytes(whole[:-400])
     episodes, report = load("androidcontrol", root, "test")
     assert 0 < len(episodes) < 40 and report.bad == {"files": 2}
-    assert "TFRecord: cut short" in report.messages[0]
+    assert "TFRecord: cut short" in report.messages[0].text
 
     a_terabyte = struct.pack("<QI", 1 << 40, 0)
     with gzip.open(shard, "wb") as file:
         file.write(gzip.decompress(whole) + a_terabyte)
     _, report = load("androidcontrol", root, "test")
-    assert "1,099,511,627,776 bytes" in report.messages[0]  # named, not believed
+    assert "1,099,511,627,776 bytes" in report.messages[0].text  # named, not believed
 
     shard.unlink()
     empty = "'test' of androidcontrol is empty: .*incorrect header check"

@@ -2,8 +2,10 @@
 
 import contextlib
 import math
+import re
 import struct
 import zlib
+from collections import Counter
 
 import pytest
 from benchmark_data import load, write_lines
@@ -27,6 +29,7 @@ from benchmarks.common import (
     read_image,
     read_lists,
     read_predictions,
+    refuse_too_many_bad,
     set_f1,
     unit_box,
     within,
@@ -171,7 +174,10 @@ def test_a_report_counts_all_and_keeps_messages_short_and_printable():
     for _ in range(1200):
         report.skip("steps", "bad\n\ud800 " + "x" * 1000)
     assert report.bad == {"steps": 1200} and len(report.messages) == 1000
-    assert report.messages[0].startswith("bad \\ud800 xxx") and len(report.messages[0]) == 300
+    assert (
+        report.messages[0].text.startswith("bad \\ud800 xxx")
+        and len(report.messages[0].text) == 300
+    )
 
 
 def test_a_report_names_ten_of_each_note():
@@ -179,7 +185,19 @@ def test_a_report_names_ten_of_each_note():
     for number in range(20):
         report.note(f"file {number}", "no screenshot")
     assert report.notes == {"no screenshot": 20} and not report.bad
-    assert len(report.messages) == 10 and report.messages[0] == "file 0: no screenshot"
+    assert len(report.messages) == 10 and report.messages[0].text == "file 0: no screenshot"
+
+
+def test_what_is_too_bad_is_shown_by_the_first_of_its_own_unit(tmp_path):
+    report = Report(seen=Counter(episodes=10, steps=1000))
+    report.note("file 0", "no screenshot")
+    for number in range(1200):
+        report.skip("files", f"file {number} is damaged")
+    report.skip("steps", "step 7 is odd")
+    report.skip("episodes", "record 3 has no goal")
+    said = "1 of 11 episodes are bad (over 5 %), the first: record 3 has no goal"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        refuse_too_many_bad(tmp_path, report)
 
 
 # ---- One line for the user ---------------------------------------------------------------------

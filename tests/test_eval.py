@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from helpers import hub
 
 import agent
 from agent import Plan, Play
@@ -221,7 +222,7 @@ def agent_config(run: Path) -> dict:
 
 
 def test_the_exam_has_a_row_for_each_policy_of_the_run(run, capsys):
-    metrics = exam(str(run), "test", 2)
+    metrics = exam(str(run), agent_config(run), "test", 2)
     assert list(metrics) == ["random", "warmup", "stage1", "oracle"]  # stage 2 was left out
     assert metrics["oracle"]["success"] == 1.0
     assert metrics["random"]["n"] == metrics["stage1"]["n"] == 2
@@ -236,7 +237,8 @@ def test_the_exam_from_the_command_line(run, tmp_path, capsys):
     written = json.loads(file.read_text())
     assert list(written) == ["protocol", "split", "n", "policies"]
     assert (written["protocol"], written["split"], written["n"]) == ("toy-gui", "popup", 2)
-    assert written["policies"] == json.loads(json.dumps(exam(str(run), "popup", 2)))
+    again = exam(str(run), agent_config(run), "popup", 2)
+    assert written["policies"] == json.loads(json.dumps(again))
     assert "protocol toy-gui, split popup, greedy, n = 2" in capsys.readouterr().out
 
 
@@ -249,6 +251,47 @@ def test_a_run_is_examined_in_its_own_world(tmp_path, capsys):
     file = tmp_path / "numbers.json"
     main(["--run", str(run), "--split", "composition", "--limit", "2", "--json", str(file)])
     assert json.loads(file.read_text())["protocol"] == "toy-tools"
+
+
+def examine(tmp_path: Path, *flags: str) -> dict:
+    """The numbers that a command line writes."""
+    file = tmp_path / "numbers.json"
+    main([*flags, "--json", str(file)])
+    return json.loads(file.read_text())
+
+
+def test_a_model_without_a_run_has_a_row_between_floor_and_ceiling(run, tiny, tmp_path, capsys):
+    """Its figures are those that a run's own base has."""
+    limit = ["--limit", "3"]
+    alone = examine(tmp_path, "--model", str(tiny), "--horizon", "2", *limit)
+    of_run = examine(tmp_path, "--run", str(run), *limit)
+    assert (alone["protocol"], alone["split"]) == ("toy-gui", "test")
+    assert list(alone["policies"]) == ["random", "base", "oracle"]
+    assert alone["policies"]["base"] == of_run["policies"]["warmup"]
+    assert alone["policies"]["oracle"] == of_run["policies"]["oracle"]
+
+
+def test_a_model_without_a_run_is_examined_in_the_world_that_is_named(tmp_path, capsys):
+    base = tmp_path / "base"
+    make_tiny(base, WORLDS["toy-tools"].words, 0)
+    flags = ["--bench", "toy-tools", "--split", "composition", "--limit", "1", "--history", "6"]
+    numbers = examine(tmp_path, "--model", str(base), *flags)
+    assert (numbers["protocol"], numbers["split"]) == ("toy-tools", "composition")
+    assert len(numbers["policies"]["base"]["accuracy_at_k"]) == 5
+
+
+@pytest.mark.parametrize("who", ["--run", "--model"])
+def test_a_named_tool_agent_serves_in_a_toy_world_too(who, run, tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def load_tool_agent(name: str, policy: agent.Policy, max_pixels: int):
+        asked.append(name)
+        return refuses
+
+    monkeypatch.setattr("eval.load_tool_agent", load_tool_agent)
+    value = {"--run": run, "--model": tiny}[who]
+    examine(tmp_path, who, str(value), "--tool_agent", "base", "--limit", "1")
+    assert set(asked) == {"base"}
 
 
 # ---- recorded benchmarks ------------------------------------------------------------------------
@@ -307,6 +350,13 @@ def test_a_policy_sits_a_recorded_benchmark(run, android, tmp_path, capsys):
     assert "why" not in json.loads(capsys.readouterr().out)
 
 
+def test_a_model_without_a_run_sits_a_recorded_benchmark(android, tmp_path, capsys):
+    flags = ["--bench", "androidcontrol", "--data", str(android), "--model", str(hub())]
+    numbers = examine(tmp_path, *flags, "--horizon", "2", "--max_pixels", "50000")
+    assert numbers["n"] == 6
+    assert [ahead["k"] for ahead in numbers["lookahead"]] == [1, 2]
+
+
 def write_lines(file: Path, lines: list[dict]) -> str:
     file.write_text("\n".join(json.dumps(line) for line in lines))
     return str(file)
@@ -362,10 +412,14 @@ def test_a_fault_in_the_predictions_is_told_and_counts_as_no_answer(gaia, tmp_pa
     assert "warning: 1 records were skipped: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("who", ["--run", "--model"])
 @pytest.mark.parametrize("named", ["", "base"])
-def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, run, monkeypatch):
+def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, who, run, tiny, monkeypatch):
     """With the words of --tool_agent, and none where neither the run nor the flag names a VLM."""
     looks = []
+    flags = ["--run", str(run)]
+    if who == "--model":
+        flags = ["--model", str(tiny), "--horizon", "2"]
 
     def score_tools(name, root, split, *, planner, vlm, horizon, history):
         assert (horizon, history) == (2, 4)
@@ -378,8 +432,7 @@ def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, run, monkeypatch)
 
     monkeypatch.setattr("eval.score_tools", score_tools)
     monkeypatch.setattr("eval.ask", ask)
-    flags = ["--bench", "gta", "--data", "x", "--run", str(run), "--tool_agent", named]
-    bench(parse_arguments(flags))
+    bench(parse_arguments(["--bench", "gta", "--data", "x", *flags, "--tool_agent", named]))
     expected = "a picture: < |image_pad|> What is there?" if named else None
     assert looks == [expected]
 
@@ -390,8 +443,15 @@ def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, run, monkeypatch)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give either --run DIR or --predictions FILE"),
-        (["--run", "RUN", "--predictions", "x"], "give either --run DIR or --predictions FILE"),
+        ([], "give one of --run DIR, --model NAME and --predictions FILE"),
+        (["--run", "RUN", "--predictions", "x"], "give one of --run DIR, --model NAME"),
+        (["--run", "RUN", "--model", "x"], "give one of --run DIR, --model NAME"),
+        (["--model", "x", "--predictions", "x"], "give one of --run DIR, --model NAME"),
+        (["--run", "RUN", "--horizon", "2"], "--horizon goes with --model only"),
+        (["--predictions", "x", "--horizon", "2"], "--horizon goes with --model only"),
+        (["--model", "x", "--split", "composition"], ", ".join(SPLITS)),
+        (["--model", "nowhere", "--limit", "1"], "cannot load a vision-language model"),
+        (["--model", "nowhere", "--bench", "androidcontrol"], "androidcontrol needs --data"),
         (["--run", "nowhere"], "--run nowhere: there is no such folder"),
         (["--run", "RUN", "--limit", "0"], "--limit 0"),
         (["--run", "RUN", "--split", "composition"], ", ".join(SPLITS)),

@@ -77,7 +77,7 @@ def test_bad_records_are_named(tmp_path):
     with pytest.raises(ValueError, match="4 of 8 episodes are bad"):
         list(load_recorded("gaia", gaia_root(tmp_path, bad=True), "validation", report))
     expected = ["line 5: line: not JSON", "line 6: Level", "line 7: path", "line 8: Level"]
-    for beginning, message in zip(expected, report.messages, strict=True):
+    for beginning, message in zip(expected, report.texts(), strict=True):
         assert beginning in message
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from extras import gpu_check
+from extras.made_up import SHAPES, SPECIAL, make_config
 
 
 def test_it_runs_on_a_cpu(tmp_path):
@@ -15,13 +16,55 @@ def test_it_runs_on_a_cpu(tmp_path):
     gpu_check.main(flags)
     found = json.loads(file.read_text())
     assert found["image_tokens"] == 64 and found["group_size"] == 8
-    [row] = found["rows"]
-    assert (row["shape"], row["bits"], row["failed"]) == ("tiny", 16, None)
-    assert row["completion_tokens"] == 4
-    assert row["prompt_tokens"] > found["image_tokens"]
-    assert row["peak_gib"] >= row["weights_gib"] > 0
-    assert set(row["seconds"]) == {"sampling", "update", "tool_agent"}
-    assert all(seconds > 0 for seconds in row["seconds"].values())
+    assert [row["family"] for row in found["rows"]] == ["qwen3_vl", "qwen3_5"]
+    for row in found["rows"]:
+        assert (row["shape"], row["bits"], row["failed"]) == ("tiny", 16, None)
+        assert row["completion_tokens"] == 4
+        assert row["prompt_tokens"] > found["image_tokens"]
+        assert row["peak_gib"] >= row["weights_gib"] > 0
+        assert set(row["seconds"]) == {"sampling", "update", "tool_agent"}
+        assert all(seconds > 0 for seconds in row["seconds"].values())
+        assert ("fast_kernels" in row) == (row["family"] == "qwen3_5")
+
+
+@pytest.mark.parametrize(
+    ("flags", "cases"),
+    [
+        ("", "qwen3_vl:2b qwen3_vl:4b qwen3_vl:8b qwen3_5:0.8b qwen3_5:2b qwen3_5:4b"),
+        ("--shape 4b", "qwen3_vl:4b qwen3_5:4b"),
+        ("--family qwen3_5", "qwen3_5:0.8b qwen3_5:2b qwen3_5:4b"),
+        ("--family qwen3_5 --shape 2b", "qwen3_5:2b"),
+        ("--device cpu", "qwen3_vl:tiny qwen3_5:tiny"),
+        ("--device cpu --family qwen3_vl", "qwen3_vl:tiny"),
+    ],
+)
+def test_which_shapes_are_measured(monkeypatch, flags, cases):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = gpu_check.chosen_shapes(gpu_check.parse(flags.split()))
+    assert [f"{family}:{shape}" for family, shape in chosen] == cases.split()
+
+
+# In 10^9, vision tower included.
+PARAMETERS = {
+    ("qwen3_vl", "2b"): 2.13,
+    ("qwen3_vl", "4b"): 4.44,
+    ("qwen3_vl", "8b"): 8.77,
+    ("qwen3_5", "0.8b"): 0.85,
+    ("qwen3_5", "2b"): 2.2,
+    ("qwen3_5", "4b"): 4.5,
+}
+
+
+@pytest.mark.parametrize(("family", "shape"), PARAMETERS)
+def test_a_shape_has_as_many_weights_as_its_name_says(family, shape):
+    from transformers import AutoModelForImageTextToText
+
+    ids = dict.fromkeys(SPECIAL, 0)
+    config = make_config(family, SHAPES[family][shape], ids)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    weights = sum(weight.numel() for weight in model.parameters())
+    assert weights / 1e9 == pytest.approx(PARAMETERS[family, shape], rel=0.02)
 
 
 PROMPTS = [[1, 2]]
@@ -58,7 +101,8 @@ def test_beside_trl(monkeypatch, held, tried_by_trl, prompts_of_trl):
         return ours if side == "ours" else theirs
 
     monkeypatch.setattr(gpu_check, "run_side", run_side)
-    row = gpu_check.compare(Namespace(trl=True, prompts=2), shape="2b", bits=4)
+    args = Namespace(trl=True, prompts=2)
+    row = gpu_check.compare(args, family="qwen3_vl", shape="2b", bits=4)
     assert tried == [16, 8, *tried_by_trl]
     assert row["rows_at_once"] == 8
     assert row["trl"]["rows_at_once"] == tried_by_trl[-1]
@@ -81,6 +125,7 @@ def test_beside_trl(monkeypatch, held, tried_by_trl, prompts_of_trl):
     [
         ("", "no CUDA device here"),
         ("--shape 3b", "invalid choice: '3b'"),
+        ("--device cpu --family qwen3_vl --shape 0.8b", "--shape: qwen3_vl has 2b, 4b, 8b, tiny"),
         ("--device cpu --trl", "pip install 'trl==1.16.*'"),
         ("--device cpu --tokens 60", "--tokens"),
         ("--device cpu --tokens 80", "--tokens"),

@@ -78,9 +78,9 @@ def test_bad_records_are_named(tmp_path):
     report = Report()
     with pytest.raises(ValueError, match="5 of 9 episodes are bad"):
         list(load_recorded("gta", gta_root(tmp_path, bad=True), "test", report))
-    assert "record 4: files" in report.messages[0]
-    assert "gt_answer" in report.messages[1]
-    assert "gt_answer" in report.messages[4]
+    assert "record 4: files" in report.messages[0].text
+    assert "gt_answer" in report.messages[1].text
+    assert "gt_answer" in report.messages[4].text
 
 
 @pytest.mark.parametrize("split", ["test", "train"])

@@ -70,7 +70,7 @@ def test_a_bad_step_is_named_and_the_rest_stays(tmp_path, bad):
     root = odyssey_root(tmp_path, {"1": [FINISH] * 39 + [bad]})
     (episode,), report = load("gui-odyssey", root, "random")
     assert len(episode.steps) == 39
-    assert report.messages[0].startswith("1.json: step 39: ")
+    assert report.messages[0].text.startswith("1.json: step 39: ")
 
 
 def test_bad_episodes_are_named_and_more_than_five_per_cent_are_an_error(tmp_path):
@@ -78,7 +78,7 @@ def test_bad_episodes_are_named_and_more_than_five_per_cent_are_an_error(tmp_pat
     (root / "annotations" / "3.json").unlink()
     episodes, report = load("gui-odyssey", root, "random")
     assert len(episodes) == 29
-    assert report.messages == ["3.json: No such file or directory"]
+    assert report.texts() == ["3.json: No such file or directory"]
     for ident in range(4, 9):
         (root / "annotations" / f"{ident}.json").write_text("{")
     with pytest.raises(ValueError, match="6 of 30 episodes are bad"):

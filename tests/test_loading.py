@@ -1,15 +1,24 @@
-"""extras/loading.py: checkpoints in the hub's layout, real Qwen-VL architectures of all three
-families (small, random, with the real special tokens), 4 bits, pixel budgets, chat templates,
-adapters."""
+"""extras/loading.py: checkpoints in the hub's layout, real architectures of all four families
+(small, random, with the real special tokens), 4 bits, pixel budgets, chat templates, adapters, and
+which way to compute each of them gets."""
 
 import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import blank_screen, hub, load_hub, observe, plain_logprobs, some_logprobs
+from helpers import (
+    blank_screen,
+    hub,
+    load_hub,
+    observe,
+    plain_logprobs,
+    projections,
+    some_logprobs,
+)
 from PIL import Image
 
 import agent
@@ -24,11 +33,10 @@ from agent import (
     trainable,
 )
 from envs import Action
-from extras import play
-from extras.loading import load_adapter, load_policy
+from extras import loading, play, shared_prompt, shared_prompt_qwen35
+from extras.loading import FAMILIES, choose_forward, load_adapter, load_policy
 from extras.made_up import TEMPLATE, make_hub
 from extras.run_folder import load_run_policy, read_run
-from extras.shared_prompt import FAMILIES, SHARED
 from train import Config, update_policy
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -38,19 +46,39 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+# ---- which way ----------------------------------------------------------------------------------
+
+
+def of_family(model_type: str) -> SimpleNamespace:
+    """As much of a model as is looked at."""
+    return SimpleNamespace(config=SimpleNamespace(model_type=model_type))
+
+
+@each_family
+def test_a_family_goes_its_fast_way_unless_told_otherwise(family):
+    room = shared_prompt_qwen35 if family == "qwen3_5" else shared_prompt
+    assert choose_forward(of_family(family)) is room.SHARED
+    assert choose_forward(of_family(family), "shared") is room.SHARED
+    assert choose_forward(of_family(family), "reference") is REFERENCE
+
+
+def test_an_unknown_family_goes_the_plain_way():
+    assert choose_forward(of_family("qwen9_vl"), "shared") is REFERENCE
+
+
 # ---- sampling and training ----------------------------------------------------------------------
 
 
 @each_family
-@pytest.mark.parametrize("forward", [REFERENCE, SHARED], ids=["reference", "shared"])
+@pytest.mark.parametrize("forward", ["reference", "shared"])
 def test_sampled_logprobs_are_those_of_plain_forwards(family, forward):
-    policy = load_policy(hub(family))
+    policy = load_policy(hub(family), forward=forward)
     agent.add_lora(policy, 4, 8, 0)
     seen = observe(0, scale=2)
     prompts = encode(policy, [seen, observe(1, scale=2)], 2)
     assert not policy.tiny
     assert prompts[0].ids.count(policy.image_token) == prompts[0].grid.prod() // 4
-    groups = forward.sample(policy, prompts, Sampling(2, 2, 1.0, 6), seeded())
+    groups = policy.forward.sample(policy, prompts, Sampling(2, 2, 1.0, 6), seeded())
     for rollout in groups[0]:
         with torch.no_grad():
             plain = plain_logprobs(policy, seen, prompts[0].ids, rollout.completion_ids)
@@ -82,13 +110,13 @@ def test_4_bits_leave_tower_and_head_alone_and_train_after_sampling(family, chec
     for name, module in policy.core.named_modules():
         if type(module).__name__ == "Linear4bit":
             quantised.append(name)
-    assert len(quantised) == 2 * 7  # layers x projections
+    assert len(quantised) == projections(family)
     assert all(".language_model.layers." in name for name in quantised)
     weight = policy.core.model.language_model.layers[0].mlp.up_proj.weight
     assert weight.quant_state.quant_type == "nf4"
     assert weight.quant_state.nested  # doubly quantised
     agent.add_lora(policy, 4, 8, 0)
-    assert len(trainable(policy)) == 2 * 7 * 2
+    assert len(trainable(policy)) == projections(family) * 2  # A and B
     assert all(weight.dtype == torch.float32 for weight in trainable(policy))
     group = sample_pair(policy)
     assert gradient_norm(policy, group, checkpointing) > 1e-3
@@ -97,10 +125,11 @@ def test_4_bits_leave_tower_and_head_alone_and_train_after_sampling(family, chec
         assert rollout.completion_ids == other.completion_ids
 
 
-def test_checkpointing_changes_memory_only():
+@each_family
+def test_checkpointing_changes_memory_only(family):
     norms = []
     for checkpointing in (False, True):
-        policy = load_hub()
+        policy = load_hub(family)
         agent.add_lora(policy, 4, 8, 0)
         norms.append(gradient_norm(policy, sample_pair(policy), checkpointing))
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
@@ -127,8 +156,9 @@ def test_each_family_has_its_frame():
         policy = load_policy(hub(family))
         prompt = encode(policy, [blank_screen(1080, 2400)], 1)[0]
         frames[family] = policy.frame(prompt.grid)
-    assert frames["qwen2_vl"] == frames["qwen3_vl"] == (1000, 1000)
-    assert frames["qwen2_5_vl"] == (1092, 2408)  # 1080 x 2400 to multiples of 28
+    pixels = frames.pop("qwen2_5_vl")
+    assert pixels == (1092, 2408)  # 1080 x 2400 to multiples of 28
+    assert set(frames.values()) == {(1000, 1000)}
 
 
 def test_points_are_read_in_the_pixels_of_the_resized_screenshot():
@@ -168,13 +198,23 @@ def test_thinking_is_off(tmp_path, template, ending):
     assert policy.tokenizer.decode(prompt.ids).endswith(ending)
 
 
-def test_a_chat_template_in_its_own_file_is_found(tmp_path, dies):
+def test_so_it_is_with_the_template_of_qwen35():
+    """Which opens a thought itself, unless it is told not to."""
+    policy = load_hub("qwen3_5")
+    prompt = encode(policy, [observe(0)], 1)[0]
+    assert policy.tokenizer.decode(prompt.ids).endswith(NO_THOUGHT)
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "chat_template.jinja"])
+def test_a_chat_template_in_its_own_file_is_found(tmp_path, dies, name):
     folder = make_hub(tmp_path / "model")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     template = config.pop("chat_template")
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert "no tokenizer" in dies(load_policy, folder)
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    is_json = name.endswith(".json")
+    text = json.dumps({"chat_template": template}) if is_json else template
+    (folder / name).write_text(text)
     found = encode(load_policy(folder), [observe(0)], 1)[0]
     expected = encode(load_policy(hub()), [observe(0)], 1)[0]
     assert found.ids == expected.ids
@@ -234,6 +274,21 @@ def test_a_hub_model_runs_on_the_toy_gui_from_end_to_end(tmp_path, monkeypatch, 
     play.main(["--run", str(run), "--picture", str(picture)])
     assert Image.open(picture).width < 2000
     assert "not solved" in capsys.readouterr().out
+
+
+def test_qwen35_runs_from_end_to_end_as_policy_and_as_tool_agent(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)  # it plays 20 tasks more
+    run = tmp_path / "run"
+    name = str(hub("qwen3_5"))
+    flags = [*SMALL, "--stage1_updates=2", "--tool_agent", name, "--output_dir", str(run)]
+    train.main(["--model", name, *flags])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["stage1", "stage1", "stage2"]
+    assert "tool_errors" in lines[2]
+    policy = load_run_policy(run, read_run(run))
+    assert policy.forward is FAMILIES["qwen3_5"] and policy.toy_scale == 6
+    adapted = [name for name, _ in policy.core.named_parameters() if "lora_A" in name]
+    assert len(adapted) == projections("qwen3_5")
 
 
 def test_mistakes_end_with_one_line_and_leave_nothing_behind(tmp_path, dies, monkeypatch):
@@ -319,3 +374,36 @@ def test_a_damaged_model_ends_with_one_line(tiny, tmp_path, dies, damage):
     if damage == "other family":
         (folder / "config.json").write_text('{"model_type": "bert"}')
     assert str(folder) in dies(load_policy, folder)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe", "llava", "bert"])
+def test_another_family_ends_with_one_line_that_says_what_is_supported(family, tmp_path, dies):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    said = dies(load_policy, tmp_path)
+    assert f"{tmp_path} is a {family};" in said
+    assert "Qwen3.5" in said
+    assert all(supported in said for supported in FAMILIES)
+
+
+# ---- missing kernels ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "installed", "lines"),
+    [("qwen3_5", False, 1), ("qwen3_5", True, 0), ("qwen3_vl", False, 0)],
+)
+def test_one_line_says_once_that_kernels_are_missing(monkeypatch, capfd, family, installed, lines):
+    monkeypatch.setattr(loading, "find_spec", lambda name: installed or None)
+    loading.tell_of_the_slow_path.cache_clear()
+    for _ in range(2):
+        loading.tell_of_the_slow_path(family)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == lines
+    assert all("flash-linear-attention" in line for line in said)
+
+
+def test_a_cpu_hears_nothing_of_missing_kernels(capfd):
+    policy = load_hub("qwen3_5")
+    capfd.readouterr()
+    some_logprobs(policy)
+    assert capfd.readouterr() == ("", "")

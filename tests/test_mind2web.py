@@ -35,6 +35,18 @@ def test_mind2web_by_hand(tmp_path):
     assert report.notes == {"no row or no screenshot": 1} and not report.bad
 
 
+def test_a_task_may_begin_in_one_file_and_end_in_the_next(tmp_path):
+    """As tasks of the release do."""
+    rows = [web_row("t", index, "CLICK") for index in range(3)]
+    web_root(tmp_path / "begin", rows[:2])
+    web_root(tmp_path / "end", rows[2:])
+    for number, part in enumerate(("begin", "end")):
+        (file,) = (tmp_path / part / "data").iterdir()
+        file.rename(tmp_path / f"test_task-0000{number}-of-00002.parquet")
+    (episode,), _ = load("mind2web", tmp_path, "test_task")
+    assert [step.raw["index"] for step in episode.steps] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     "column, value, said",
     [

@@ -53,7 +53,8 @@ def good_trajectories() -> list[dict]:
 
 
 def bad_trajectories() -> list:
-    """Five that cannot be read, and one that is odd and can."""
+    """Six that cannot be read, and one that is odd and can."""
+    prose_alone = [*TALK[:2], ("assistant", "It is 18.40.")]
     no_python = [(role, content.replace("print(", "print((")) for role, content in TALK]
     odd_answer = [("assistant", "```py\nfinal_answer({(1, 2): {3}})\n```")]
     return [
@@ -63,6 +64,7 @@ def bad_trajectories() -> list:
         5,
         trajectory("d7", minicpm_form(TALK), image="../../x"),
         trajectory("d8", minicpm_form(odd_answer)),
+        trajectory("d9", minicpm_form(prose_alone)),
     ]
 
 
@@ -110,14 +112,52 @@ def test_it_can_be_trained_on(tmp_path):
     assert {example.reference[-1].kind for example in batch} == {"answer"}
 
 
+def test_a_turn_of_prose_is_left_out_and_the_rest_stays(tmp_path):
+    prose = [
+        ("assistant", "**Final Answer:** it is 18.40."),
+        ("user", "[OUTPUT OF STEP 2] Error: Error in code parsing: ..."),
+    ]
+    talk = [*TALK[:-1], *prose, TALK[-1]]
+    root = write_root(tmp_path, [trajectory("d1", qwen_form(talk))])
+    report = Report()
+    (episode,) = load_recorded("mmtraj", root, "train", report)
+    found = [(step.action.kind, step.raw["index"]) for step in episode.steps]
+    assert found == [("call", 0), ("call", 1), ("answer", 2)]  # no hole: nothing was done in it
+    assert not report.bad
+    assert report.texts("note") == [
+        "mat.json: record 0: an assistant's turn without a code block is left out"
+    ]
+
+
+def test_a_file_that_is_cut_off_keeps_what_came_before(tmp_path):
+    root = write_root(tmp_path, good_trajectories())
+    file = root / "mat.json"
+    file.write_text(file.read_text()[:-100])
+    report = Report()
+    episodes = list(load_recorded("mmtraj", root, "train", report))
+    assert [episode.id for episode in episodes] == ["d1"]
+    assert report.bad == {"files": 1}
+    assert report.messages[0].text.startswith("mat.json: not JSON, or cut off (")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"id": "d1"}', "[" * 100_000])
+def test_a_file_that_is_no_list_of_records_is_one_line(tmp_path, content):
+    (tmp_path / "mat.json").write_text(content)
+    with pytest.raises(ValueError, match="'train' of mmtraj is empty: mat.json: ") as problem:
+        load_recorded("mmtraj", tmp_path, "train", Report())
+    assert "\n" not in str(problem.value)
+
+
 def test_bad_records_are_named(tmp_path):
     root = write_root(tmp_path, good_trajectories() + bad_trajectories())
     report = Report()
     with pytest.raises(ValueError, match="bad"):
         list(load_recorded("mmtraj", root, "train", report))
-    assert len(report.messages) == 5
-    assert all("mat.json: record" in message for message in report.messages)
-    assert "not Python" in report.messages[0]
+    bad = report.texts("episodes")
+    assert len(bad) == 6
+    assert all("mat.json: record" in message for message in bad)
+    assert "not Python" in bad[0]
+    assert bad[5] == "mat.json: record 8: conversations: final_answer is never called"
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

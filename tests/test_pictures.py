@@ -1,4 +1,5 @@
-"""extras/pictures.py: the film strip of an episode and the curves of a run."""
+"""extras/pictures.py: the film strip of an episode, a forecast on one screenshot and the curves of
+a run."""
 
 import doctest
 from pathlib import Path
@@ -11,7 +12,14 @@ from agent import Play, play
 from envs import Action, Observation, ToyGUI
 from eval import oracle_planner
 from extras import pictures
-from extras.pictures import draw_curves, draw_episode, find_boxes, running_mean
+from extras.pictures import (
+    draw_curves,
+    draw_episode,
+    draw_on_screenshot,
+    find_boxes,
+    forecast_lines,
+    running_mean,
+)
 
 GREEN = (0, 128, 0)
 RED = (178, 34, 34)  # "firebrick"
@@ -101,6 +109,82 @@ def test_an_answer_that_could_not_be_read_is_an_empty_forecast(tmp_path):
 def test_a_place_that_cannot_be_written_is_an_os_error(tmp_path):
     with pytest.raises(OSError):
         draw_episode(episode_of(["ok"], [Action("done")]), tmp_path / "nowhere" / "strip.png")
+
+
+# ---- a forecast on one screenshot ---------------------------------------------------------------
+
+
+def draw_forecast(
+    folder: Path, forecast: list[Action], size: tuple[int, int] = (600, 900)
+) -> np.ndarray:
+    """The picture of a forecast on a black screenshot."""
+    file = folder / "forecast.png"
+    draw_on_screenshot(Image.new("RGB", size), forecast, file)
+    return np.asarray(Image.open(file))
+
+
+def middle(picture: np.ndarray, colour: tuple[int, int, int], height: int) -> tuple[float, float]:
+    """(x, y) in px, the middle of all that has this colour on the screenshot itself."""
+    rows, columns = np.nonzero((picture[:height] == np.array(colour)).all(axis=2))
+    return float(columns.mean()), float(rows.mean())
+
+
+def test_a_disc_stands_where_a_step_points(tmp_path):
+    forecast = [Action("click", "Save", (0.25, 0.5)), Action("click", "Exit", (0.75, 0.1))]
+    picture = draw_forecast(tmp_path, forecast)
+    assert middle(picture, GREEN, 900) == pytest.approx((150, 450), abs=2)
+    assert middle(picture, GRAY, 900) == pytest.approx((450, 90), abs=2)
+
+
+def test_all_steps_are_listed_below_the_screenshot(tmp_path):
+    steps = [Action("click", "Save", (0.5, 0.5)), Action("type", "x"), Action("done")]
+    heights = [draw_forecast(tmp_path, steps[:n]).shape[0] for n in (1, 2, 3)]
+    assert heights[0] > 900
+    assert heights[2] - heights[1] == heights[1] - heights[0] > 20  # a line a step
+
+
+def test_a_step_without_a_point_is_in_the_list_only(tmp_path):
+    forecast = [Action("type", "x"), Action("click", "Save")]
+    picture = draw_forecast(tmp_path, forecast)
+    assert not picture[:900].any()
+    assert count(picture, GREEN) > 0
+    assert forecast_lines(forecast, 40)[1] == ("2 click Save (no point)", "gray")
+
+
+def test_steps_at_one_place_stand_side_by_side(tmp_path):
+    """The first on its point; the others towards the middle, so that none leaves the picture."""
+    corner = Action("click", "Save", (1.0, 1.0))
+    once = draw_forecast(tmp_path, [corner])
+    thrice = draw_forecast(tmp_path, [corner] * 3)
+    diameter = 600 // 24
+    first = (599 - diameter // 2, 899 - diameter // 2)
+    assert middle(once, GREEN, 900) == pytest.approx(first, abs=2)
+    assert count(thrice[:900], GREEN) == count(once[:900], GREEN) > 100
+    beside = (first[0] - 1.5 * diameter, first[1])
+    assert middle(thrice, GRAY, 900) == pytest.approx(beside, abs=3)
+
+
+def test_discs_and_letters_grow_with_the_screenshot(tmp_path):
+    step = [Action("click", "Save", (0.5, 0.5))]
+    small = draw_forecast(tmp_path, step, (480, 480))
+    large = draw_forecast(tmp_path, step, (1920, 1920))
+    assert count(large[:1920], GREEN) > 9 * count(small[:480], GREEN)
+    assert large.shape[0] - 1920 > 2 * (small.shape[0] - 480)
+
+
+def test_a_screenshot_of_a_toy_world_is_enlarged(tmp_path):
+    assert draw_forecast(tmp_path, [Action("done")], (128, 96)).shape[1] == 4 * 128
+
+
+def test_a_long_line_goes_on_below(tmp_path):
+    lines = forecast_lines([Action("type", "word " * 20)], columns=40)
+    assert len(lines) > 2
+    assert all(len(text) <= 40 for text, _ in lines)
+    assert lines[0][0].startswith("1 type word") and lines[1][0].startswith("   word")
+
+
+def test_a_forecast_that_could_not_be_read_says_so(tmp_path):
+    assert count(draw_forecast(tmp_path, []), RED) > 0
 
 
 # ---- curves -------------------------------------------------------------------------------------

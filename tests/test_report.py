@@ -3,9 +3,10 @@
 import dataclasses
 import time
 
+import pytest
 from test_train import small
 
-from extras.report import Clock, Streak, last_success
+from extras.report import Clock, Streak, announce, last_success
 from extras.run_folder import RunFolder
 
 
@@ -39,3 +40,14 @@ def test_each_lap_is_added_to_its_name(tiny, tmp_path, monkeypatch):
     clock.lap(run, "exams")
     clock.lap(run, "stage1")
     assert run.results["seconds"] == {"stage1": 3.0, "exams": 3.0}
+
+
+@pytest.mark.parametrize(("budget", "told"), [(0, False), (512, True)])
+def test_the_first_line_tells_of_thoughts_where_there_are_any(tiny, tmp_path, capsys, budget, told):
+    run = open_folder(tiny, tmp_path)
+    run.config["thinking"] = budget
+    announce(run)
+    line = capsys.readouterr().out
+    assert "3 prompts x 4 forecasts = 12 rollouts an update" in line
+    assert ("up to 512 tokens of thought" in line) == told
+    assert line.count("\n") == 1

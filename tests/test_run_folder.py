@@ -44,7 +44,8 @@ def test_a_full_gpu_names_the_flags(dies):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand so on")
 
     message = dies(full)
-    for flag in ("--micro_batch", "--sample_batch", "--max_pixels", "--load_in_4bit"):
+    flags = ("--micro_batch", "--sample_batch", "--max_pixels", "--thinking", "--load_in_4bit")
+    for flag in flags:
         assert flag in message
 
 
@@ -252,6 +253,7 @@ def test_a_rollout_is_a_line_of_the_log(policy):
     assert line["completion_ids"] == ids
     assert line["reward"] == 1.0
     assert line["forecast"] == ["click Save", "done"]
+    assert line["thought_tokens"] == 0
     others = {"observation", "prompt_ids", "text", "finish_reason", "parse_error"}
     others |= {"reward_terms", "advantages", "old_logprobs"}
     assert others <= set(line)

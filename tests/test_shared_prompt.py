@@ -1,26 +1,34 @@
 """extras/shared_prompt.py: the fast path has the numbers and gradients of the reference in agent.py
-and of plain one-row forwards, for each family, and each of its tricks those of what it replaces."""
+and of plain one-row forwards, for each family, and each of its tricks those of what it replaces.
+What is special about Qwen3.5 is tested in test_shared_prompt_qwen35.py."""
 
 import math
-from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import hub, load_hub, observe, plain_logprobs
+from helpers import (
+    assert_close,
+    assert_same_gradients,
+    count_forwards,
+    gradients,
+    hub,
+    load_hub,
+    make_case,
+    observe,
+    score_by,
+    score_plain,
+    wake_adapters,
+)
 from torch.nn.functional import scaled_dot_product_attention
 
-import agent
-from agent import REFERENCE, Forward, Policy, Prompt, Sampling, encode, trainable
-from envs import Action, Observation
+from agent import REFERENCE, Sampling, encode
+from envs import Action
 from extras import shared_prompt
-from extras.loading import load_policy
+from extras.loading import FAMILIES, load_policy
 from extras.shared_prompt import (
-    FAMILIES,
     SHARED,
     Rotary,
     batch_prompts,
-    choose_forward,
     join,
     read_layers,
     rotary_of,
@@ -29,106 +37,7 @@ from extras.shared_prompt import (
     shared_mask,
 )
 
-# ---- which way ----------------------------------------------------------------------------------
-
-
-def of_family(model_type: str) -> SimpleNamespace:
-    """As much of a model as is looked at."""
-    return SimpleNamespace(config=SimpleNamespace(model_type=model_type))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_that_is_known_goes_the_fast_way_unless_told_otherwise(family):
-    assert choose_forward(of_family(family)) is SHARED
-    assert choose_forward(of_family(family), "shared") is SHARED
-    assert choose_forward(of_family(family), "reference") is REFERENCE
-
-
-def test_an_unknown_family_goes_the_plain_way():
-    assert choose_forward(of_family("qwen9_vl"), "shared") is REFERENCE
-
-
 # ---- the whole of it: numbers and gradients -----------------------------------------------------
-
-
-@dataclass
-class Case:
-    """Prompts of unequal lengths with made-up completions, and a weight for each token."""
-
-    observations: list[Observation]
-    prompts: list[Prompt]
-    completions: list[list[list[int]]]  # [P][G] ids
-    weight: torch.Tensor  # [P, G, C]
-
-
-def make_case(policy: Policy, observations: list[Observation], lengths: list[list[int]]) -> Case:
-    generator = torch.Generator().manual_seed(0)
-    allowed = torch.tensor([token for token in range(100) if token not in policy.suppressed])
-    completions = []
-    for row in lengths:
-        group = []
-        for length in row:
-            picked = torch.randint(len(allowed), (length,), generator=generator)
-            group.append(allowed[picked].tolist())
-        completions.append(group)
-    longest = max(max(row) for row in lengths)
-    weight = torch.randn(len(lengths), len(lengths[0]), longest, generator=generator)
-    return Case(observations, encode(policy, observations, 5), completions, weight)
-
-
-def score_by(
-    forward: Forward, policy: Policy, case: Case, temperature=1.0, checkpointing=False
-) -> list[torch.Tensor]:
-    """Log-probabilities of each completion by one of the two ways."""
-    logprobs, mask = forward.completion_logprobs(
-        policy, case.prompts, case.completions, temperature, checkpointing
-    )
-    assert (logprobs[~mask] == 0).all()
-    scored = []
-    for p, group in enumerate(case.completions):
-        assert mask[p].sum(-1).tolist() == [len(tokens) for tokens in group]
-        for g in range(len(group)):
-            scored.append(logprobs[p, g][mask[p, g]])
-    return scored
-
-
-def score_plain(policy: Policy, case: Case, temperature=1.0) -> list[torch.Tensor]:
-    """The same by an ordinary forward a completion, from pixels."""
-    scored = []
-    for seen, prompt, group in zip(case.observations, case.prompts, case.completions, strict=True):
-        for tokens in group:
-            scored.append(plain_logprobs(policy, seen, prompt.ids, tokens, temperature))
-    return scored
-
-
-def gradients(policy: Policy, case: Case, scored: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Of the weighted sum of all log-probabilities, for each adapter."""
-    for weight in trainable(policy):
-        weight.grad = None
-    total = 0.0
-    for logprobs, weight in zip(scored, case.weight.flatten(0, 1), strict=True):
-        total = total + (logprobs * weight[: len(logprobs)]).sum()
-    total.backward()
-    return [weight.grad.clone() for weight in trainable(policy)]
-
-
-def assert_close(scored: list[torch.Tensor], plain: list[torch.Tensor]) -> None:
-    for logprobs, expected in zip(scored, plain, strict=True):
-        torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=0)
-
-
-def assert_same_gradients(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    for gradient, other in zip(found, expected, strict=True):
-        assert other.norm() > 0
-        assert (gradient - other).norm() <= 1e-4 * other.norm()
-
-
-def count_forwards(policy: Policy) -> list[int]:
-    """A list that grows at each forward of the first layer."""
-    calls = []
-    activation = policy.core.model.language_model.layers[0].mlp.act_fn
-    activation.register_forward_pre_hook(lambda *_: calls.append(1))
-    return calls
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -160,11 +69,12 @@ def test_both_ways_give_the_numbers_and_gradients_of_plain_rows(tuned, checkpoin
 @pytest.mark.parametrize("family", FAMILIES)
 def test_so_it_is_for_each_family_at_each_precision(family, load_in_4bit, checkpointing):
     policy = load_hub(family, load_in_4bit=load_in_4bit)
+    assert policy.forward is FAMILIES[family]
     wake_adapters(policy)
     observations = [observe(0, scale=2), observe(7, scale=3, steps=4)]
     case = make_case(policy, observations, [[3, 7], [5, 2]])
     assert len({len(prompt.ids) for prompt in case.prompts}) == 2
-    shared = score_by(SHARED, policy, case, checkpointing=checkpointing)
+    shared = score_by(policy.forward, policy, case, checkpointing=checkpointing)
     of_shared = gradients(policy, case, shared)
     reference = score_by(REFERENCE, policy, case, checkpointing=checkpointing)
     of_reference = gradients(policy, case, reference)
@@ -175,14 +85,6 @@ def test_so_it_is_for_each_family_at_each_precision(family, load_in_4bit, checkp
     assert_same_gradients(of_reference, gradients(policy, case, plain))
 
 
-def wake_adapters(policy: Policy) -> None:
-    """Adapters that do something: fresh ones are zero, and so is the gradient of one half."""
-    agent.add_lora(policy, 4, 8, 0)
-    generator = torch.Generator().manual_seed(1)
-    for weight in trainable(policy):
-        weight.data = torch.randn(weight.shape, generator=generator) * 0.1
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_ways_draw_the_same_samples_for_each_family(family):
     policy = load_hub(family)
@@ -190,7 +92,7 @@ def test_both_ways_draw_the_same_samples_for_each_family(family):
     prompts = encode(policy, [observe(0, scale=2), observe(7, scale=3, steps=4)], 2)
     how = Sampling(horizon=2, group_size=3, temperature=1.0, max_new_tokens=8)
     drawn = []
-    for forward in (SHARED, REFERENCE):
+    for forward in (FAMILIES[family], REFERENCE):
         generator = torch.Generator().manual_seed(0)
         groups = forward.sample(policy, prompts, how, generator)
         drawn.append(groups[0] + groups[1])

@@ -588,6 +588,7 @@ def another_value(field: dataclasses.Field, folder):
         "tool_agent": "base",
         "load_in_4bit": True,
         "forward": "reference",
+        "thinking": 64,
     }
     if field.name in special:
         return special[field.name]
@@ -606,7 +607,10 @@ def test_every_field_is_a_flag_with_its_reason(field, tmp_path):
     else:
         argv = [f"--{field.name}", str(value)]
     expected = dataclasses.replace(Config(), **{field.name: value})
-    if field.name == "model":  # defaults for a hub model
+    if field.name == "thinking":  # which the tiny model cannot
+        argv += ["--model", "somewhere"]
+        expected = dataclasses.replace(expected, model="somewhere")
+    if expected.model:  # defaults for a hub model
         expected = dataclasses.replace(
             expected, learning_rate=2e-5, gradient_checkpointing=True, micro_batch=1
         )
@@ -660,6 +664,7 @@ BAD = {
     "max_grad_norm": (0, "nan"),
     "max_pixels": (-1,),
     "sample_batch": (-1,),
+    "thinking": (-1, 1, 64),
     "credit": ("none",),
     "order": ("middle",),
     "stages": ("stage3", ""),
@@ -702,7 +707,8 @@ def test_a_full_gpu_names_the_flags(dies, monkeypatch):
 
     monkeypatch.setattr(train, "parse_config", full)
     message = dies(train.main)
-    for flag in ("--micro_batch", "--sample_batch", "--max_pixels", "--load_in_4bit"):
+    flags = ("--micro_batch", "--sample_batch", "--max_pixels", "--thinking", "--load_in_4bit")
+    for flag in flags:
         assert flag in message
 
 

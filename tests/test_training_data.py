@@ -6,10 +6,25 @@ import math
 import random
 
 import pytest
-from benchmark_data import write_lines
+from benchmark_data import (
+    agentnet_root,
+    agentnet_step,
+    load,
+    odyssey_root,
+    odyssey_step,
+    write_lines,
+)
 
 import train
-from benchmarks.training import Source, Stream, mix, parse_data, recorded_examples, stream_shuffled
+from benchmarks.training import (
+    Source,
+    Stream,
+    mix,
+    parse_data,
+    recorded_examples,
+    reference,
+    stream_shuffled,
+)
 from envs import Action
 from eval import main as examine
 from extras.made_up_android import PNG, android_record, png, write_android_control
@@ -71,9 +86,9 @@ def test_data_that_is_not_there_ends_with_one_line(tmp_path, text, capsys):
 # ---- Windows -----------------------------------------------------------------------------------
 
 
-def first_batch(root, count: int, horizon: int = 3):
+def first_batch(root, count: int, horizon: int = 3, name: str = "androidcontrol"):
     stream = recorded_examples(
-        [Source("androidcontrol", str(root), 1.0)],
+        [Source(name, str(root), 1.0)],
         seed=0,
         stage="stage1",
         horizon=horizon,
@@ -99,6 +114,26 @@ def test_a_window_has_the_next_actions_up_to_a_hole(tmp_path):
     assert examples["1/4"].observation.history == ("step 2", "step 3")  # the hole is told
 
 
+def test_no_window_reaches_beyond_a_hole_where_a_step_is_several_actions(tmp_path):
+    two = "pyautogui.click(0.1, 0.2)\npyautogui.write('hi')"
+    steps = [
+        agentnet_step(two),
+        agentnet_step("pyautogui.scroll(1)", correct=False),  # left out: the hole
+        agentnet_step(two),
+        agentnet_step("computer.terminate(status='success')"),
+    ]
+    (episode,), _ = load("agentnet", agentnet_root(tmp_path, steps), "train")
+    windows = [reference(episode, place, horizon=4) for place in range(len(episode.steps))]
+    kinds = [[action.kind for action in window] for window in windows]
+    assert kinds == [
+        ["click", "type"],
+        ["type"],
+        ["click", "type", "done"],
+        ["type", "done"],
+        ["done"],
+    ]
+
+
 def test_the_tool_agent_finds_an_element_by_the_words_of_its_step(tmp_path):
     click = {"action_type": "click", "x": 540, "y": 1200}
     root = write_android_control(tmp_path, [android_record(1, [click])], train=[1])
@@ -116,6 +151,16 @@ def test_an_unreadable_screenshot_is_replaced_by_the_next_with_a_warning(tmp_pat
     assert {example.key for example in examples} == {f"1/{index}" for index in range(1, 40)}
     warning = "warning: skipped android_control-00000-of-00001: record 0: step 0: screenshot: "
     assert capsys.readouterr().err.startswith(warning)
+
+
+def test_a_note_is_told_as_a_note(tmp_path, capsys):
+    """Nothing is skipped: the click has a point, only no box around it."""
+    steps = [odyssey_step("CLICK", [[500, 500]], sam2_bbox=[]), odyssey_step("COMPLETE", "")]
+    root = odyssey_root(tmp_path, {"1": steps}, part="train")
+    assert len(first_batch(root, 2, name="gui-odyssey")) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "note: 1.json: step 0: sam2_bbox of a click is empty: only the distance counts"
+    ]
 
 
 def test_a_resumed_run_goes_on_where_it_was(tmp_path):

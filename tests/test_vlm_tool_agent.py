@@ -10,6 +10,7 @@ import agent
 from agent import Forward, Group, Policy, Rollout, encode, parse_forecast
 from envs import Action, Example, Observation
 from extras.loading import load_policy
+from extras.made_up import TEMPLATE, make_hub
 from extras.shared_prompt import SHARED
 from extras.vlm_tool_agent import ask, frozen_vlm, load_tool_agent, parse_point, vlm_tool_agent
 from train import Config, score
@@ -111,6 +112,7 @@ def script(policy: Policy, answers: dict[str, str]) -> list[str]:
     def sample(policy, prompts, how, generator=None):
         assert how.temperature == 0 and how.group_size == 1
         assert adapters_are_off(policy)
+        assert policy.thinking == 0
         groups = []
         for prompt in prompts:
             words = [token for token in prompt.ids if token != policy.image_token]
@@ -150,6 +152,27 @@ def test_equal_questions_are_asked_once_with_adapters_off():
     [(text, grid)] = ask(policy, [(one.observation.screenshot, "Where do I click Exit?")])
     assert text == "nowhere"
     assert policy.frame(grid) == (1092, 2408)
+
+
+def test_it_is_asked_with_thinking_off_and_thinks_again_afterwards(tmp_path):
+    """The policy's own base answers at once, whatever the policy does."""
+    opens_a_thought = TEMPLATE.replace("assistant\n{%", "assistant\n<think>\n{%")
+    policy = load_policy(make_hub(tmp_path, template=opens_a_thought))
+    agent.let_think(policy, 64)
+    asked = script(policy, {"Save": "(500, 500)"})
+    example = Example(blank_screen(64, 64), ())
+    executed = vlm_tool_agent(policy)([Action("click", "Save")], [example])
+    assert executed == [Action("click", "Save", (0.5, 0.5))]
+    assert asked[0].endswith("<think>\n\n</think>\n\n")
+    assert policy.thinking == 64
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    policy.forward = Forward(interrupted, completion_logprobs=None)
+    with pytest.raises(KeyboardInterrupt):
+        ask(policy, [(example.observation.screenshot, "Where is Save?")])
+    assert policy.thinking == 64
 
 
 @pytest.mark.parametrize(
