@@ -179,9 +179,9 @@ LEAST_THOUGHT = LINE_TOKENS + 1  # one line and `</think>`
 class Forward:
     """A way to compute: how completions are sampled, and how their log-probabilities are scored.
 
-    There are two. REFERENCE (below) goes through the model's own forward;
-    extras/shared_prompt.SHARED computes a prompt once for all its completions. Both have the
-    signatures of `sample` and `completion_logprobs`.
+    REFERENCE (below) goes through the model's own forward. SHARED of extras/shared_prompt.py, and
+    that of extras/shared_prompt_qwen35.py for Qwen3.5, computes a prompt once for all its
+    completions. All have the signatures of `sample` and `completion_logprobs`.
     """
 
     sample: Callable
@@ -306,7 +306,7 @@ def let_think(policy: Policy, budget: int) -> None:
 
 
 def check_budget(budget: int) -> None:
-    """A thought has room for a line at least; the forecast has a room of its own behind it."""
+    """Ends with one line where a thought of one line would not fit; 0 is no thought at all."""
     if 0 < budget < LEAST_THOUGHT:
         die(
             f"--thinking {budget}: too small a budget; a thought of one line and its {THOUGHT_END} "
@@ -640,6 +640,7 @@ def make_rollout(
         if policy.thought_end not in tokens:
             forecast = []
             error = f"the thought was cut off after {thought} tokens"
+    # Line breaks of the thought are no steps: they are counted from its end.
     steps = forecast_steps(policy, tokens[thought:], horizon)
     return Rollout(
         prompt_ids=prompt.ids,
@@ -655,9 +656,9 @@ def make_rollout(
 
 
 def thought_length(policy: Policy, tokens: list[int]) -> int:
-    """How many tokens are the thought: all up to the last `</think>` and the empty lines behind it.
+    """How many tokens are the thought: all up to the last `</think>`, and white space behind it.
 
-    Without `</think>` it is all of them. Its line breaks are no steps of the forecast.
+    Without `</think>` it is all of them.
     """
     if policy.thought_end not in tokens:
         return len(tokens)

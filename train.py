@@ -360,7 +360,7 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
 
 
 def check_thinking(config: Config) -> None:
-    """As far as it can be told before a model is loaded; the rest is agent.let_think's."""
+    """What can be told before a model is loaded; the rest is agent.let_think's."""
     check_budget(config.thinking)
     if config.thinking > 0 and not config.model:
         die(
@@ -596,10 +596,9 @@ def compare(group: Group, config: Config) -> None:
     of_the_whole = group_advantages(rewards, "trajectory", config.std_normalise)[:, 0]
     if config.order == "far":
         advantages = advantages[:, ::-1]
-    for rollout, own in zip(group.rollouts, advantages.tolist(), strict=True):
-        rollout.advantages = own
-    for rollout, whole in zip(group.rollouts, of_the_whole.tolist(), strict=True):
-        rollout.thought_advantage = whole
+    for g, rollout in enumerate(group.rollouts):
+        rollout.advantages = advantages[g].tolist()
+        rollout.thought_advantage = of_the_whole[g].item()
 
 
 def has_signal(group: Group) -> bool:

@@ -26,7 +26,7 @@ from benchmarks.common import (
 from benchmarks.toolbox import Call, Turn, call_text, tool_record
 from envs import Action, one_line
 
-MMTRAJ_TOOLS = {  # name -> its arguments by position
+TOOL_ARGUMENTS = {  # name of a known tool -> its arguments by position
     "visualizer": ("question", "image_path"),
     "facedetection": ("image_path",),
     "objectlocation": ("object", "image_path"),
@@ -38,11 +38,13 @@ MMTRAJ_TOOLS = {  # name -> its arguments by position
     "final_answer": ("answer",),
 }
 
+SEEN = 300  # characters of what code printed that a history shows, as in gta.py
+
 BETWEEN_ITEMS = re.compile(r"[\s,]*")
 
 
 def read(root: Path, split: str, report: Report) -> Iterator[Entry]:
-    """T3-Agent's MM-Traj: ROOT/*.json, lists of trajectories, and the images below ROOT."""
+    """ROOT/*.json, each a list of trajectories, and the images below ROOT."""
     files = sorted(root.glob("*.json"))
     if split != "train" or not files:
         raise ValueError(f"{root}: mmtraj has the split train alone, in *.json")
@@ -58,7 +60,7 @@ def read(root: Path, split: str, report: Report) -> Iterator[Entry]:
 def list_items(content: bytes) -> Iterator[object]:
     """The items of a JSON list one by one; BadRecord at the first damage.
 
-    One by one, because a file may be cut off: one of MAT-Agent's own is, inside its 95th record.
+    One by one, because a file may be cut off: one of the release is, inside its 95th record.
     """
     text = content.decode("utf-8-sig", "replace")
     decoder = json.JSONDecoder()
@@ -117,8 +119,9 @@ def read_messages(conversation: list) -> list[Message]:
     messages = []
     for turn in conversation:
         if isinstance(turn, dict):
-            both_forms = {"role": turn.get("from"), "content": turn.get("value"), **turn}
-            messages.append(Message(get(both_forms, "role"), get(both_forms, "content")))
+            # Qwen-VL's names become MiniCPM's; a turn that has MiniCPM's keeps them.
+            minicpm_form = {"role": turn.get("from"), "content": turn.get("value")} | turn
+            messages.append(Message(get(minicpm_form, "role"), get(minicpm_form, "content")))
     return messages
 
 
@@ -145,26 +148,27 @@ def question(messages: list[Message]) -> str:
 def read_turns(messages: list[Message], answer: object, where: str, report: Report) -> list[Turn]:
     """The calls in the assistant's code, up to final_answer; `answer` is the record's own.
 
-    A turn of prose is left out, and leaves no hole: nothing was done in it. The environment
-    complained, and the agent went on.
+    A turn of prose is left out, and leaves no hole in the indices: nothing was done in it, the
+    environment complained, and the agent went on.
     """
     turns = []
-    for message, after in zip(messages, [*messages[1:], NOBODY], strict=True):
+    for message, reply in zip(messages, [*messages[1:], NOBODY], strict=True):
         if message.role != "assistant":
             continue
         block = re.search(r"```(?:py|python)?\s*\n(.*?)```", message.content, re.DOTALL)
         if not block:
             report.note(where, "an assistant's turn without a code block is left out")
             continue
-        raw = {"code": block.group(1), "observation": after.content}
-        for call in code_calls(block.group(1)):
+        code = block.group(1)
+        raw = {"code": code, "observation": reply.content}
+        for call in code_calls(code):
             if call.name == "final_answer":
                 said = final_answer(call, answer)
                 turns.append(Turn(Action("answer", one_line(str(said))), raw=raw))
                 return turns
             action = Action("call", call_text(call.name, call.arguments))
-            known = {"name": call.name, "arguments": call.arguments}
-            turns.append(Turn(action, after.content[:300], raw | known))
+            raw_of_call = raw | {"name": call.name, "arguments": call.arguments}
+            turns.append(Turn(action, reply.content[:SEEN], raw_of_call))
     raise BadRecord("conversations: final_answer is never called")
 
 
@@ -203,13 +207,13 @@ def known_calls(tree: ast.AST) -> list[ast.Call]:
 def is_known_call(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         return False
-    return node.func.id in MMTRAJ_TOOLS
+    return node.func.id in TOOL_ARGUMENTS
 
 
 def read_node(node: ast.Call) -> Call:
     name = node.func.id
     arguments = {}
-    for argument, value in zip(MMTRAJ_TOOLS[name], node.args, strict=False):
+    for argument, value in zip(TOOL_ARGUMENTS[name], node.args, strict=False):
         arguments[argument] = literal(value)
     for keyword in node.keywords:
         if keyword.arg:  # not **more

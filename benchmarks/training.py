@@ -40,7 +40,11 @@ class Stream:
 
 
 def parse_data(text: str) -> list[Source]:
-    """--data -> its sources; one line and exit code 2 for a set or a folder that is not there."""
+    """--data -> its sources.
+
+    One line and exit code 2 for an unknown set, a folder that is not there, a weight that is no
+    number.
+    """
     sources = []
     for part in text.split(","):
         if not part:
@@ -84,7 +88,9 @@ def recorded_examples(
     for update in itertools.count():
         examples = take(stream, prompts_per_update, report)
         for message in report.messages[told:]:
-            beginning = "note:" if message.about == "note" else "warning: skipped"
+            beginning = "warning: skipped"
+            if message.about == "note":
+                beginning = "note:"
             tqdm.write(f"{beginning} {message.text}", file=sys.stderr)
         told = len(report.messages)
         if update >= first:
@@ -120,7 +126,7 @@ def shuffled_windows(
 def windows(source: Source, horizon: int, history: int, report: Report) -> Iterator[Example]:
     """An example for each recorded step.
 
-    The tool agent finds an element by the words of the recorded step instruction.
+    Its tool agent finds the step's boxes by the text of the recorded action.
     """
     split = BENCHMARKS[source.name].train_split
     for episode in load_recorded(source.name, source.root, split, report):
@@ -161,6 +167,7 @@ def stream_shuffled(items: Iterable, buffer: int, rng: random.Random) -> Iterato
         held.append(item)
         if len(held) >= buffer:
             at = rng.randrange(len(held))
+            # To the end first: taken from the middle, all that stand behind it would move.
             held[at], held[-1] = held[-1], held[at]
             yield held.pop()
     rng.shuffle(held)

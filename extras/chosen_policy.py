@@ -11,7 +11,8 @@ from envs import die
 from extras.loading import FORWARDS
 from extras.run_folder import load_run_policy, read_run
 
-# What a run brings along and a model by name does not: a flag each, with the default of train.py.
+# What a run brings along and a model by name does not: each is a flag, and has the default that it
+# has in train.py.
 DEFAULTS = {
     "horizon": 5,
     "history": 4,
@@ -127,4 +128,4 @@ def load_chosen(args: argparse.Namespace, settings: dict) -> Policy:
     """The policy that `read_settings` has described: a run's with its last adapters."""
     if args.run:
         return load_run_policy(args.run, settings)
-    return load_run_policy("", settings, adapter=None)  # no folder: there are no adapters in it
+    return load_run_policy("", settings, adapter=None)  # no adapter: no folder is looked into

@@ -1,16 +1,9 @@
 """Writes the examples of a world or data set as parquet for TRL, verl or EasyR1.
 
 A command: `python -m extras.export --env toy-gui --layout trl --output_dir exports/toy`. The
-rewards that go with the rows are in extras/reward_functions.py, the engines' own commands in
-docs/cluster.md.
+rewards that go with the rows are in extras/reward_functions.py; the columns of each layout and the
+engines' own commands in docs/cluster.md.
 It trains nothing and needs no model; it does not carry forecasts, thoughts or --order along.
-
-| column        | trl              | verl                      | easyr1                    |
-|---------------|------------------|---------------------------|---------------------------|
-| prompt        | chat, in parts   | chat, with <image>        | one text, with <image>    |
-| screenshot    | `image`          | `images`, a list of one   | `images`, a list of one   |
-| what a reward | columns of their | `extra_info`, and         | `answer`, as JSON         |
-| depends on    | own              | `reward_model`            |                           |
 """
 
 import argparse
@@ -20,7 +13,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +29,7 @@ from train import Config, check_choice
 
 LAYOUTS = ("trl", "verl", "easyr1")
 ROWS_AT_ONCE = 32  # that are held in memory; a screenshot of a phone is about a megabyte
-DEFAULT_SCALE = 6  # of toy screens, as train.py draws them for a hub model: Policy.toy_scale
+DEFAULT_SCALE = 6  # of toy screens: Policy.toy_scale of a hub model, which is not loaded here
 
 
 # ---- the examples -------------------------------------------------------------------------------
@@ -44,11 +37,13 @@ DEFAULT_SCALE = 6  # of toy screens, as train.py draws them for a hub model: Pol
 
 @dataclass(frozen=True)
 class Drawn:
+    """An example, and what is needed to ask its tools again."""
+
     example: Example
-    moment: dict | None = None  # where in a world with tools it was drawn
+    moment: dict | None = None  # of a world with tools: see reward_functions.ask_tools
 
 
-def toy_examples(args: argparse.Namespace) -> Iterator[Drawn]:
+def draw_toy(args: argparse.Namespace) -> Iterator[Drawn]:
     """Random states of demonstrations, drawn as train.draw_state draws them, from any split."""
     rng = random.Random(f"export {args.seed}")
     while True:
@@ -63,18 +58,20 @@ def toy_examples(args: argparse.Namespace) -> Iterator[Drawn]:
             scale=args.scale,
         )
         step = rng.randrange(len(record))
-        moment = {
-            "env": args.env,
-            "split": args.split,
-            "task": task,
-            "noise": Config.demo_noise,
-            "step": step,
-        }
-        has_tools = record[step].tools is not None
-        yield Drawn(record[step], moment if has_tools else None)
+        example = record[step]
+        moment = None
+        if example.tools is not None:
+            moment = {
+                "env": args.env,
+                "split": args.split,
+                "task": task,
+                "noise": Config.demo_noise,
+                "step": step,
+            }
+        yield Drawn(example, moment)
 
 
-def recorded(args: argparse.Namespace) -> Iterator[Drawn]:
+def draw_recorded(args: argparse.Namespace) -> Iterator[Drawn]:
     """Recorded steps in the order of stage 1 of train.py; a small set comes round again."""
     batches = recorded_examples(
         parse_data(args.data),
@@ -94,7 +91,10 @@ def recorded(args: argparse.Namespace) -> Iterator[Drawn]:
 
 
 def chat_in_parts(chat: Sequence[dict]) -> list[dict]:
-    """For TRL, which puts the picture where the prompt has its place; it goes by `type` alone."""
+    """For TRL, which puts the row's picture into the part of type "image".
+
+    Parquet gives each part the same fields: the text of that part is None.
+    """
     messages = []
     for message in chat:
         content = []
@@ -108,12 +108,15 @@ def flat_text(content: Sequence[dict]) -> str:
     """The parts of a message as one text with <image> in the picture's place."""
     text = ""
     for part in content:
-        text += "<image>" if part["type"] == "image" else without_marks(part["text"])
+        if part["type"] == "image":
+            text += "<image>"
+        else:
+            text += without_marks(part["text"])
     return text
 
 
 def without_marks(text: str) -> str:
-    """Text of others in which verl and EasyR1 find no place for a picture, film or sound."""
+    """Text from a task or data set, in which verl and EasyR1 must not see a picture's place."""
     for mark in ("image", "video", "audio"):
         text = text.replace(f"<{mark}>", f"< {mark}>")
     return text
@@ -130,7 +133,7 @@ def trl_row(drawn: Drawn, index: int, args: argparse.Namespace) -> dict:
 
 
 def verl_row(drawn: Drawn, index: int, args: argparse.Namespace) -> dict:
-    """verl hands on nothing but `extra_info`: the picture is in it too where a VLM is asked."""
+    """A reward function of verl sees no `images`: for a VLM the picture is in `extra_info` too."""
     chat = build_prompt(drawn.example.observation, args.horizon)
     picture = png(drawn.example.observation.screenshot())
     messages = []
@@ -153,7 +156,7 @@ def verl_row(drawn: Drawn, index: int, args: argparse.Namespace) -> dict:
 def easyr1_row(drawn: Drawn, index: int, args: argparse.Namespace) -> dict:
     """EasyR1 makes one message of the user out of `prompt`: what the system says stands before.
 
-    It hands on nothing but `answer`.
+    A reward function sees `answer` alone: for a VLM the picture is in it too.
     """
     _system, user = build_prompt(drawn.example.observation, args.horizon)
     picture = png(drawn.example.observation.screenshot())
@@ -189,7 +192,7 @@ def source_name(args: argparse.Namespace) -> str:
 
 
 def schema_of(layout: str):
-    """The columns with their types: rows of nothing but empty lists would not tell them."""
+    """The columns with their types, which pyarrow could not tell from lists that are all empty."""
     import pyarrow as pa
 
     image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -237,7 +240,7 @@ def schema_of(layout: str):
 def metadata(args: argparse.Namespace) -> dict[str, str]:
     """What is said of the whole file.
 
-    `huggingface` makes the library `datasets` open the picture column, in which it would see bytes;
+    `huggingface` makes the library `datasets` open the pictures, where it would leave bytes;
     `export` holds the settings.
     """
     picture = {"_type": "Image"}
@@ -352,9 +355,7 @@ def check(args: argparse.Namespace) -> None:
 def check_toy(args: argparse.Namespace) -> None:
     check_choice("env", args.env, WORLDS)
     check_choice("split", args.split, WORLDS[args.env].splits)
-    if args.scale is None:
-        args.scale = DEFAULT_SCALE
-    if args.scale < 1:
+    if args.scale is not None and args.scale < 1:
         die(f"--scale {args.scale}: must be at least 1")
 
 
@@ -391,13 +392,19 @@ def check_folder(output: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     check(args)
-    draw: Callable = toy_examples if args.env else recorded
+    if args.env:
+        if args.scale is None:
+            args.scale = DEFAULT_SCALE
+        examples = draw_toy(args)
+    else:
+        examples = draw_recorded(args)
     try:
-        path = write_export(args, draw(args))
+        path = write_export(args, examples)
     except ValueError as error:  # a data set that is empty or mostly bad
         die(str(error))
     except OSError as error:
-        die(f"cannot write {args.output_dir}: {error.strerror or error}")
+        why = error.strerror or error
+        die(f"cannot write {args.output_dir}: {why}")
     except KeyboardInterrupt:
         die("interrupted; nothing was written")
     print(f"{args.examples} examples in {path}")

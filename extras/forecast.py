@@ -60,12 +60,12 @@ def main(argv: list[str] | None = None) -> None:
         [prompt] = encode(policy, [observation], settings["horizon"])
     except ValueError as error:  # of the image processor, for a picture as thin as a thread
         die(f"--image {args.image}: {error}")
-    rollout = forecast(policy, prompt, settings["horizon"])
+    rollout = forecast_greedily(policy, prompt, settings["horizon"])
     steps = rollout.forecast
     if tool_agent is not None:
         steps = point_all(steps, observation, tool_agent)
     screen = observation.screenshot()
-    print_steps(steps, rollout, screen.size)
+    print_forecast(steps, rollout, screen.size)
     try:
         draw_on_screenshot(screen, steps, args.picture)
     except ValueError as error:
@@ -111,8 +111,8 @@ def refuse_to_draw_over(image: str, picture: str) -> None:
 # ---- what it forecasts --------------------------------------------------------------------------
 
 
-def forecast(policy: Policy, prompt: Prompt, horizon: int) -> Rollout:
-    """The greedy forecast, as in the exams."""
+def forecast_greedily(policy: Policy, prompt: Prompt, horizon: int) -> Rollout:
+    """The likeliest token each time, as in the exams."""
     how = Sampling(
         horizon=horizon,
         group_size=1,
@@ -126,9 +126,9 @@ def forecast(policy: Policy, prompt: Prompt, horizon: int) -> Rollout:
 def point_all(steps: list[Action], observation: Observation, tool_agent: ToolAgent) -> list[Action]:
     """The same steps, with the tool agent's points in place of the policy's own.
 
-    Where it finds none, the step has none. Only a step that says its point and no text keeps it:
-    there would be nothing to ask for. All steps are looked for on this one screenshot, though the
-    later ones may belong to other screens.
+    Where it finds no point, the step has none. A step with a point but without text keeps its own:
+    there are no words to ask for. All steps are looked for on this one screenshot, though the later
+    ones may belong to other screens.
     """
     asked = []
     for step in steps:
@@ -146,13 +146,14 @@ def point_all(steps: list[Action], observation: Observation, tool_agent: ToolAge
 # ---- what is printed ----------------------------------------------------------------------------
 
 
-def print_steps(steps: list[Action], rollout: Rollout, size: tuple[int, int]) -> None:
+def print_forecast(steps: list[Action], rollout: Rollout, size: tuple[int, int]) -> None:
     """The thought, if there is one, and a numbered line a step.
 
     Then, if not all could be read, why and what was written.
     """
-    thought, mark, answer = rollout.text.rpartition(THOUGHT_END)
-    if mark:
+    # A thought that was cut off has no end: all of the text is the answer, which cannot be read.
+    thought, end, answer = rollout.text.rpartition(THOUGHT_END)
+    if end:
         print(f"thought, {rollout.thought_tokens} tokens:")
         print_indented(thought)
     for number, step in enumerate(steps, 1):

@@ -71,8 +71,8 @@ def load_policy(
         die(f"cannot load a vision-language model from {path}: {reason}")
     if max_pixels:
         limit_pixels(image_processor, max_pixels)
-    way = choose_forward(core, forward)
-    policy = Policy(core, tokenizer, image_processor, forward=way, name=str(path))
+    computed_by = choose_forward(core, forward)
+    policy = Policy(core, tokenizer, image_processor, forward=computed_by, name=str(path))
     if adapter:
         load_adapter(policy, adapter)
     return policy

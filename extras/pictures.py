@@ -2,7 +2,7 @@
 
 train.py draws strip and curves at the end of a run, extras/play.py episodes of other tasks, and
 extras/forecast.py a forecast on a screenshot of one's own.
-Nothing is computed here that is not in the plays or in metrics.jsonl and results.json.
+What is drawn stands in the play, in the forecast, or in metrics.jsonl and results.json.
 """
 
 import math
@@ -25,7 +25,7 @@ LINE = 15  # px for each line of a forecast
 DISC = 14  # px, diameter of the disc that bears a step's number
 
 Pen = ImageDraw.ImageDraw
-Corner = tuple[int, int]  # x and y in px
+Spot = tuple[int, int]  # x and y in px
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Strip:
     columns: int
     width: int  # of a screen
     height: int
-    forecast: int  # height of the longest forecast, which stands below its screen
+    forecast_height: int  # of the longest one, which stands below its screen
 
     @property
     def cell_width(self) -> int:
@@ -44,7 +44,7 @@ class Strip:
 
     @property
     def cell_height(self) -> int:
-        return HEADER + self.height + self.forecast + MARGIN
+        return HEADER + self.height + self.forecast_height + MARGIN
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,7 +53,7 @@ class Strip:
         height = TITLE + rows * self.cell_height
         return width, height
 
-    def corner(self, step: int) -> Corner:
+    def corner(self, step: int) -> Spot:
         """The top left corner of a step's cell."""
         row, column = divmod(step, self.columns)
         x = MARGIN + column * self.cell_width
@@ -75,7 +75,7 @@ def draw_episode(episode: Play, path: str | Path, width: int = 256, columns: int
         columns=min(columns, len(screens)),
         width=width,
         height=screens[0].height * width // screens[0].width,
-        forecast=6 + LINE * longest + 12,  # with some white above the lines and below
+        forecast_height=6 + LINE * longest + 12,  # with some white above the lines and below
     )
     sheet = Image.new("RGB", strip.size, "white")
     pen = ImageDraw.Draw(sheet)
@@ -104,7 +104,7 @@ def draw_title(pen: Pen, episode: Play) -> None:
     pen.text((MARGIN, 30), f"{verdict} {steps}", fill=colour, font=font(14))
 
 
-def draw_header(pen: Pen, corner: Corner, step: int, result: str, colour: str) -> None:
+def draw_header(pen: Pen, corner: Spot, step: int, result: str, colour: str) -> None:
     x, y = corner
     text = f"step {step + 1}"
     if result != "ok":
@@ -127,7 +127,7 @@ def draw_frame(
     pen.rectangle(box, outline="gray")
 
 
-def draw_forecast(pen: Pen, corner: Corner, forecast: Sequence[Action], colour: str) -> None:
+def draw_forecast(pen: Pen, corner: Spot, forecast: Sequence[Action], colour: str) -> None:
     x, y = corner
     for k, action in enumerate(forecast):
         shade = colour if k == 0 else "gray"
@@ -149,7 +149,7 @@ def find_boxes(forecast: Sequence[Action], elements: Elements) -> list[Box | Non
 
 
 def draw_marks(
-    pen: Pen, corner: Corner, strip: Strip, boxes: Sequence[Box | None], colour: str
+    pen: Pen, corner: Spot, strip: Strip, boxes: Sequence[Box | None], colour: str
 ) -> None:
     """The steps on the screen, from the farthest to the nearest: the nearest lies on top."""
     x, y = corner
@@ -171,7 +171,7 @@ def draw_marks(
         draw_disc(pen, (disc_left, top + 2), str(k + 1), shade)
 
 
-def draw_disc(pen: Pen, corner: Corner, number: str, colour: str) -> None:
+def draw_disc(pen: Pen, corner: Spot, number: str, colour: str) -> None:
     x, y = corner
     pen.ellipse((x, y, x + DISC, y + DISC), fill=colour)
     pen.text((x + 4, y), number, fill="white", font=font(12))
@@ -180,7 +180,7 @@ def draw_disc(pen: Pen, corner: Corner, number: str, colour: str) -> None:
 # ---- a forecast on one screenshot ---------------------------------------------------------------
 
 SMALLEST = 480  # px, the larger side of a screenshot: smaller ones are enlarged
-DISCS_A_SIDE = 24  # a disc's diameter is this part of the smaller side, so that it can be read
+DISCS_A_SIDE = 24  # so many side by side fill the smaller side: large enough to be read
 
 
 def draw_on_screenshot(screen: Image.Image, forecast: Sequence[Action], path: str | Path) -> None:
@@ -191,22 +191,23 @@ def draw_on_screenshot(screen: Image.Image, forecast: Sequence[Action], path: st
     """
     screen = enlarged(screen)
     diameter = max(DISC, min(screen.size) // DISCS_A_SIDE)
-    letters = diameter  # px, their size
-    lines = forecast_lines(forecast, columns=2 * screen.width // letters)
-    line_height = letters * 4 // 3
+    letter_height = diameter
+    letter_width = letter_height / 2  # about, on average
+    lines = forecast_lines(forecast, columns=int(screen.width / letter_width))
+    line_height = letter_height * 4 // 3
     below = MARGIN + line_height * len(lines) + MARGIN
     sheet = Image.new("RGB", (screen.width, screen.height + below), "white")
     sheet.paste(screen)
     pen = ImageDraw.Draw(sheet)
     for number, (text, colour) in enumerate(lines):
         top = screen.height + MARGIN + line_height * number
-        pen.text((MARGIN, top), text, fill=colour, font=font(letters))
+        pen.text((MARGIN, top), text, fill=colour, font=font(letter_height))
     draw_points(pen, forecast, screen.size, diameter)
     sheet.save(path)
 
 
 def enlarged(screen: Image.Image) -> Image.Image:
-    """A screenshot of a toy world, say, by a whole factor, which keeps its pixels sharp."""
+    """A small screenshot, of a toy world say, by a whole factor, which keeps its pixels sharp."""
     factor = math.ceil(SMALLEST / max(screen.size))
     if factor == 1:
         return screen
@@ -251,26 +252,26 @@ def draw_points(pen: Pen, forecast: Sequence[Action], size: tuple[int, int], dia
         inner_x = min(max(x, radius), width - radius - 1)
         inner_y = min(max(y, radius), height - radius - 1)
         sideways = diameter if x < width / 2 else -diameter
-        centres[k] = free_place((inner_x, inner_y), centres.values(), diameter, sideways)
+        centres[k] = free_spot((inner_x, inner_y), centres.values(), diameter, sideways)
         pen.line((x, y, *centres[k]), fill="gray", width=max(1, diameter // 8))
-    for k, centre in centres.items():  # after all lines: no line crosses a number
+    for k, centre in centres.items():  # after all lines, so that no line crosses a number
         colour = "green" if k == 0 else "gray"
-        draw_number(pen, centre, radius, str(k + 1), colour)
+        draw_rimmed_disc(pen, centre, radius, str(k + 1), colour)
 
 
-def free_place(place: Corner, taken: Collection[Corner], diameter: int, sideways: int) -> Corner:
-    """The place, or the next one beside it where a disc lies on no other."""
-    x, y = place
+def free_spot(wanted: Spot, taken: Collection[Spot], diameter: int, sideways: int) -> Spot:
+    """The spot that is wanted, or the next one beside it where a disc lies on no other."""
+    x, y = wanted
     while any(overlap((x, y), other, diameter) for other in taken):
         x += sideways
     return x, y
 
 
-def overlap(one: Corner, other: Corner, diameter: int) -> bool:
+def overlap(one: Spot, other: Spot, diameter: int) -> bool:
     return math.dist(one, other) < diameter
 
 
-def draw_number(pen: Pen, centre: Corner, radius: int, number: str, colour: str) -> None:
+def draw_rimmed_disc(pen: Pen, centre: Spot, radius: int, number: str, colour: str) -> None:
     """A disc with a white rim, which stands out from any screenshot."""
     x, y = centre
     box = (x - radius, y - radius, x + radius, y + radius)

@@ -10,13 +10,18 @@ import argparse
 from agent import Play, Policy, play, policy_planner
 from envs import die
 from eval import oracle_planner
-from extras.chosen_policy import add_settings, add_who, load_chosen, read_settings, refuse_settings
+from extras.chosen_policy import (
+    DEFAULTS,
+    add_settings,
+    add_who,
+    load_chosen,
+    read_settings,
+    refuse_settings,
+)
 from extras.pictures import draw_episode
 from extras.run_folder import memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
 from extras.worlds import WORLDS
-
-ORACLE_HORIZON = 5  # as in train.py by default
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -78,15 +83,16 @@ def main_policy(args: argparse.Namespace) -> None:
     except OSError as error:
         die(f"cannot write {picture}: {error.strerror}")
     print(f"task: {episode.observations[0].instruction}")
-    for step, forecast in enumerate(episode.forecasts):
+    steps = zip(episode.forecasts, episode.results, strict=True)
+    for number, (forecast, result) in enumerate(steps, 1):
         text = "; ".join(str(action) for action in forecast)
         if not forecast:
             text = "(nothing readable)"
-        print(f"{step + 1:3} {text}   [{episode.results[step]}]")
+        print(f"{number:3} {text}   [{result}]")
     verdict = "solved" if episode.success else "not solved"
-    steps = len(episode.results)
+    taken = len(episode.results)
     print(
-        f"{verdict} in {steps} steps, the oracle needs {episode.oracle_steps}; picture in {picture}"
+        f"{verdict} in {taken} steps, the oracle needs {episode.oracle_steps}; picture in {picture}"
     )
 
 
@@ -111,10 +117,11 @@ def main_oracle(args: argparse.Namespace) -> None:
     split = args.split or "train"
     picture = args.picture or "oracle.png"
     scale = 3 if args.scale is None else args.scale
+    horizon = DEFAULTS["horizon"]
     try:
         env = world(split, scale)
-        planner = oracle_planner(ORACLE_HORIZON)
-        [episode] = play(planner, [env], [args.seed], ORACLE_HORIZON)
+        planner = oracle_planner(horizon)
+        [episode] = play(planner, [env], [args.seed], horizon)
         draw_episode(episode, picture, width=128 * scale)
     except (OSError, ValueError) as error:
         die(f"cannot draw {picture}: {error}")

@@ -23,7 +23,7 @@ from functools import partial
 
 from PIL import Image
 
-from agent import parse_forecast, plain
+from agent import THOUGHT_END, parse_forecast, plain
 from envs import Action, Example, Observation, ToolAgent, demonstration, own_tool_agent
 from extras.vlm_tool_agent import (
     ANSWER_TOKENS,
@@ -41,6 +41,8 @@ from train import first_step_reward
 # EasyR1 reads these two: what its log calls the reward, and that many answers come at once.
 REWARD_NAME = "tracer1"
 REWARD_TYPE = "batch"
+
+THOUGHT_BEGIN = "<think>"
 
 # ---- what a row holds ---------------------------------------------------------------------------
 
@@ -112,7 +114,8 @@ def example_of(row: dict, screenshot: Callable[[], Image.Image] | None = None) -
 def ask_tools(moment: dict, action: Action) -> Action:
     """What the tools of a toy world make of an action at a moment of one of its demonstrations.
 
-    The demonstration is played again up to there, which takes milliseconds and is kept.
+    The demonstration is played again, which takes milliseconds, and envs.demonstration keeps it.
+    What the tools answer depends neither on `horizon` nor on `history`.
     """
     record = demonstration(
         WORLDS[moment["env"]],
@@ -128,15 +131,34 @@ def ask_tools(moment: dict, action: Action) -> Action:
 # ---- the rewards of rows ------------------------------------------------------------------------
 
 
+def read_forecast(answer: str, horizon: int) -> tuple[list[Action], bool]:
+    """The forecast in an answer, and whether all of it could be read.
+
+    An answer whose thought never ends is unreadable, all of it: else a model that thinks would be
+    paid without ever ending one. A thought that the prompt has opened shows in no answer: see
+    docs/cluster.md.
+
+    >>> read_forecast("<think> the button </think> click Save", 5)
+    ([Action(kind='click', text='Save', point=None)], True)
+    >>> read_forecast("click Save <think> or not", 5)
+    ([], False)
+    """
+    behind_thought = answer.rsplit(THOUGHT_END, 1)[-1]
+    if THOUGHT_BEGIN in behind_thought:
+        return [], False
+    forecast, error = parse_forecast(answer, horizon)
+    return forecast, error is None
+
+
 def forecast_terms(answer: str, row: dict, **weights: float) -> dict[str, float]:
     """Stage 1: the terms of trajectory_reward, `weights` being its gamma and lambdas.
 
     An answer that was cut off is judged as far as it goes: an engine does not say that it was.
     """
     horizon = row["horizon"]
-    forecast, error = parse_forecast(answer, horizon)
+    forecast, readable = read_forecast(answer, horizon)
     reference = example_of(row).reference
-    earned = trajectory_reward(forecast, reference, horizon, readable=error is None, **weights)
+    earned = trajectory_reward(forecast, reference, horizon, readable=readable, **weights)
     return earned.terms
 
 
@@ -146,19 +168,20 @@ def first_step_rewards(answers: Sequence[str], rows: Sequence[dict]) -> list[flo
     A row whose tool agent is a VLM has `screenshot`, see open_screenshot.
     """
     examples = examples_of(rows)
-    executed = [None] * len(rows)  # unreadable or refused
+    first_steps = {}  # number of an answer -> its first step; an unreadable answer has none
     waiting = {}  # name of a tool agent -> numbers of the answers that it has to carry out
-    steps = {}  # number of an answer -> its first step
-    for number, answer in enumerate(answers):
-        forecast, _ = parse_forecast(answer, rows[number]["horizon"])
+    for number, (answer, row) in enumerate(zip(answers, rows, strict=True)):
+        forecast, _ = read_forecast(answer, row["horizon"])
         if forecast:
-            steps[number] = forecast[0]
-            waiting.setdefault(rows[number]["tool_agent"], []).append(number)
+            first_steps[number] = forecast[0]
+            waiting.setdefault(row["tool_agent"], []).append(number)
+    executed = [None] * len(rows)  # it stays None where an answer is unreadable or refused
     for name, numbers in waiting.items():
-        actions = [steps[number] for number in numbers]
-        asked = [examples[number] for number in numbers]
-        done = find_tool_agent(name)(actions, asked)  # all at once: a VLM answers in batches
-        for number, action in zip(numbers, done, strict=True):
+        execute = find_tool_agent(name)
+        own_steps = [first_steps[number] for number in numbers]
+        own_examples = [examples[number] for number in numbers]
+        # All of them in one call: a VLM answers in batches.
+        for number, action in zip(numbers, execute(own_steps, own_examples), strict=True):
             executed[number] = action
     rewards = []
     for action, example in zip(executed, examples, strict=True):
@@ -169,7 +192,7 @@ def first_step_rewards(answers: Sequence[str], rows: Sequence[dict]) -> list[flo
 def examples_of(rows: Sequence[dict]) -> list[Example]:
     """The rows' examples; a row that comes several times has one function that opens its picture.
 
-    By that a VLM knows that it is asked the same again.
+    By that function vlm_tool_agent knows that it is asked about the same picture again.
     """
     openers = {}  # index of a row -> opens its screenshot
     examples = []
@@ -196,8 +219,8 @@ def find_tool_agent(name: str) -> ToolAgent:
     """The tool agent of a row.
 
     Empty: the example's own. URL#NAME: a model behind a server, for engines on Ray, whose reward
-    processes have no GPU and whose transformers is too old for agent.py. Else a VLM by name or
-    path, which is loaded once in each process that asks for rewards.
+    processes have no GPU and whose transformers is too old for extras/loading.py. Else a VLM by
+    name or path, which is loaded once in each process that asks for rewards.
     """
     if not name:
         return own_tool_agent
@@ -216,8 +239,8 @@ ASKED_AT_ONCE = 16  # of a server, which makes one batch of them
 def served_tool_agent(address: str) -> ToolAgent:
     """A frozen VLM behind a server that speaks OpenAI's protocol, such as `vllm serve`.
 
-    `address`: http://HOST:PORT/v1#NAME. It is asked as extras/vlm_tool_agent.py asks, and has to
-    count points in 0..1000. A server that does not answer is an error, not a refusal.
+    `address`: http://HOST:PORT/v1#NAME. The model is asked as extras/vlm_tool_agent.py asks, and
+    has to count points in 0..1000. A server that does not answer is an error, not a refusal.
     """
     url, _, model = address.partition("#")
 
@@ -244,7 +267,7 @@ def ask_server(url: str, model: str, question: str, picture: Image.Image) -> str
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
         {"type": "text", "text": question},
     ]
-    asked = {
+    body = {
         "model": model,
         "messages": [{"role": "user", "content": content}],
         "temperature": 0,
@@ -252,12 +275,12 @@ def ask_server(url: str, model: str, question: str, picture: Image.Image) -> str
     }
     request = urllib.request.Request(
         f"{url.rstrip('/')}/chat/completions",
-        data=json.dumps(asked).encode(),
+        data=json.dumps(body).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=300) as reply:
-        answer = json.load(reply)
-    return answer["choices"][0]["message"]["content"]
+    with urllib.request.urlopen(request, timeout=300) as response:  # seconds: others wait too
+        reply = json.load(response)
+    return reply["choices"][0]["message"]["content"]
 
 
 def png(picture: Image.Image) -> bytes:
@@ -277,7 +300,11 @@ def trl_stage1(
     lambda_rep: float = 0.3,
     **columns,
 ) -> list[float]:
-    """reward_funcs=[trl_stage1]; other weights: a function of your own that passes them on."""
+    """reward_funcs=[trl_stage1]; other weights: a function of your own that passes them on.
+
+    The weights are named, with the defaults of trajectory_reward, because TRL hands on all columns
+    by name and `columns` takes them.
+    """
     rewards = []
     for completion, row in zip(completions, rows_of(columns, len(completions)), strict=True):
         terms = forecast_terms(
@@ -342,16 +369,16 @@ def verl_stage2(
 
 def easyr1_stage1(reward_inputs: Sequence[dict], **weights: float) -> list[dict[str, float]]:
     scores = []
-    for asked in reward_inputs:
-        row = json.loads(asked["ground_truth"])
-        terms = forecast_terms(asked["response"], row, **weights)
+    for reward_input in reward_inputs:
+        row = json.loads(reward_input["ground_truth"])
+        terms = forecast_terms(reward_input["response"], row, **weights)
         scores.append({"overall": terms["reward"]} | terms)
     return scores
 
 
 def easyr1_stage2(reward_inputs: Sequence[dict]) -> list[dict[str, float]]:
-    answers = [asked["response"] for asked in reward_inputs]
-    rows = [json.loads(asked["ground_truth"]) for asked in reward_inputs]
+    answers = [reward_input["response"] for reward_input in reward_inputs]
+    rows = [json.loads(reward_input["ground_truth"]) for reward_input in reward_inputs]
     scores = []
     for reward in first_step_rewards(answers, rows):
         scores.append({"overall": reward, "grounded": reward})

@@ -37,15 +37,15 @@ from extras.shared_prompt import (
 # tensors, whose size does not depend on how many there were:
 #
 #     window   the last k - 1 inputs of a short convolution over time (k = 4)
-#     state    for each head a matrix S, which a token t first fades, then corrects, then reads:
+#     state    for each head a matrix M, which a token t first fades, then corrects, then reads:
 #
-#                  S  <-  exp(decay_t) S
-#                  S  <-  S + key_t (beta_t (value_t - S^T key_t))^T
-#                  out_t = S^T query_t
+#                  M  <-  exp(decay_t) M
+#                  M  <-  M + key_t (beta_t (value_t - M^T key_t))^T
+#                  read_t = M^T query_t
 #
 # So a prompt is shared by running it once and giving a copy of both to each of its completions.
 # Nothing can be masked afterwards, as keys can: padding must not get in. Where decay = 0 and
-# beta = 0 a token leaves S as it is, and the window is cut out before the padding begins.
+# beta = 0 a token leaves M as it is, and the window is cut out before the padding begins.
 #
 # Every fourth layer is attention over keys and values with two things of its own: only the first
 # quarter of a head is turned by positions, and each output passes a gate. Norms weigh by 1 + w. In
@@ -82,34 +82,34 @@ def read_prompts(module: Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Me
     """Prompts [P, L, hidden] of `lengths` [P] -> the layer's output, and what it remembers."""
     P, L, _ = x.shape
     W = module.conv_kernel_size - 1
-    mixed = module.in_proj_qkv(x)  # [P, L, D]
-    nothing = mixed.new_zeros(P, W, mixed.shape[2])
-    inputs = torch.cat([nothing, mixed], 1)  # [P, W + L, D]
-    decay, beta = gates(module, x)
+    projected = module.in_proj_qkv(x)  # [P, L, D]
+    nothing = projected.new_zeros(P, W, projected.shape[2])
+    inputs = torch.cat([nothing, projected], 1)  # [P, W + L, D]
+    decay, beta = decay_and_beta(module, x)
     is_prompt = torch.arange(L, device=x.device) < lengths[:, None]  # [P, L]
     decay = decay * is_prompt[..., None]
     beta = beta * is_prompt[..., None]
-    output, state = delta_rule(module, inputs, decay, beta, None)
+    read, state = delta_rule(module, inputs, decay, beta, None)
     # The prompt's last input is number W + length - 1 here.
     at = lengths[:, None] + torch.arange(W, device=x.device)  # [P, W]
     at = at[..., None].expand(-1, -1, inputs.shape[2])  # [P, W, D]
     window = inputs.gather(1, at)
-    return gated_output(module, x, output), Memory(window, state)
+    return linear_output(module, x, read), Memory(window, state)
 
 
 def read_on(module: Module, x: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
     """Rows [N, S, hidden] that go on where `memory` ends -> the layer's output, the new memory."""
     inputs = torch.cat([memory.window, module.in_proj_qkv(x)], 1)  # [N, W + S, D]
-    decay, beta = gates(module, x)
-    output, state = delta_rule(module, inputs, decay, beta, memory.state)
-    window = inputs[:, x.shape[1] :]
-    return gated_output(module, x, output), Memory(window, state)
+    decay, beta = decay_and_beta(module, x)
+    read, state = delta_rule(module, inputs, decay, beta, memory.state)
+    window = inputs[:, x.shape[1] :]  # the last W
+    return linear_output(module, x, read), Memory(window, state)
 
 
-def gates(module: Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def decay_and_beta(module: Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """How far each token lets each head's state fade, and how strongly it writes: [N, S, h] each.
 
-    The first is the logarithm of a factor in 0..1, in fp32; the second is in 0..1.
+    decay is the logarithm of a factor in 0..1, in fp32; beta is in 0..1.
     """
     speed = module.A_log.float().exp()
     decay = -speed * softplus(module.in_proj_a(x).float() + module.dt_bias)
@@ -132,10 +132,10 @@ def delta_rule(
     )
 
     D = inputs.shape[2]
-    mixed = conv1d(inputs.transpose(1, 2), module.conv1d.weight, module.conv1d.bias, groups=D)
-    mixed = silu(mixed.transpose(1, 2))  # [N, S, D]
+    convolved = conv1d(inputs.transpose(1, 2), module.conv1d.weight, module.conv1d.bias, groups=D)
+    convolved = silu(convolved.transpose(1, 2))  # [N, S, D]
     parts = [module.key_dim, module.key_dim, module.value_dim]
-    query, key, value = mixed.split(parts, -1)
+    query, key, value = convolved.split(parts, -1)
     # Token by token where there is one, else in chunks of tokens; the numbers are the same.
     one_token = decay.shape[1] == 1
     rule = torch_recurrent_gated_delta_rule if one_token else torch_chunk_gated_delta_rule
@@ -151,7 +151,7 @@ def delta_rule(
     )
 
 
-def gated_output(module: Module, x: Tensor, read: Tensor) -> Tensor:
+def linear_output(module: Module, x: Tensor, read: Tensor) -> Tensor:
     """What the heads read [N, S, h, v_size] -> what the layer adds [N, S, hidden]."""
     gate = module.in_proj_z(x).unflatten(-1, (-1, module.head_v_dim))
     return module.out_proj(module.norm(read, gate).flatten(-2))
@@ -188,9 +188,9 @@ def rotate_part(x: Tensor, rotary: Rotary) -> Tensor:
     return torch.cat([turned, x[..., turning:]], -1)
 
 
-def attention_output(module: Module, mixed: Tensor, gate: Tensor) -> Tensor:
-    """What the heads found [N, S, H, d] -> what the layer adds [N, S, hidden]."""
-    return module.o_proj((mixed * gate).flatten(-2))
+def attention_output(module: Module, read: Tensor, gate: Tensor) -> Tensor:
+    """What the heads read [N, S, H, d] -> what the layer adds [N, S, hidden]."""
+    return module.o_proj((read * gate).flatten(-2))
 
 
 # ---- one layer of [prompt | c_1 .. c_G] ---------------------------------------------------------
@@ -238,8 +238,8 @@ def linear_rows(module: Module, x: Tensor, rows: Rows) -> Tensor:
 def attention_rows(module: Module, x: Tensor, rows: Rows, skip: int) -> Tensor:
     heads = project(module, x, rows.rotary)
     q = heads.q[:, skip:]
-    mixed = shared_attention(q, heads.k, heads.v, rows.mask, rows.L, module.scaling)
-    return attention_output(module, mixed, heads.gate[:, skip:])
+    read = shared_attention(q, heads.k, heads.v, rows.mask, rows.L, module.scaling)
+    return attention_output(module, read, heads.gate[:, skip:])
 
 
 def after_mixing(layer: Module, x: Tensor, mixed: Tensor) -> Tensor:
@@ -335,8 +335,8 @@ def start_decoding(policy: Policy, prompts: Sequence[Prompt], G: int, C: int) ->
             module = layer.self_attn
             heads = project(module, normed, of_prompts)
             kept.append(KeyValueRows(heads.k, heads.v, room=C * G))
-            mixed = causal_attention(heads.q, heads.k, heads.v, module.scaling)
-            mixed = attention_output(module, mixed, heads.gate)
+            read = causal_attention(heads.q, heads.k, heads.v, module.scaling)
+            mixed = attention_output(module, read, heads.gate)
         x = after_mixing(layer, x, mixed)
     positions = batch.following(C).expand(3, -1, -1)  # [3, P, C]
     of_completions = rotary_of(policy, like=x, positions=positions)
@@ -362,8 +362,8 @@ def decode(policy: Policy, decoding: Decoding, token: Tensor) -> Tensor:
             module = layer.self_attn
             heads = project(module, normed.unflatten(0, (P, -1)), here)  # of [P, G] tokens
             kept.append(heads.k, heads.v)
-            mixed = kept.attend(heads.q, decoding.mask, module.scaling)
-            mixed = attention_output(module, mixed, heads.gate).flatten(0, 1)
+            read = kept.attend(heads.q, decoding.mask, module.scaling)
+            mixed = attention_output(module, read, heads.gate).flatten(0, 1)
         x = after_mixing(layer, x, mixed)
     return model.norm(x)
 

@@ -8,7 +8,6 @@ import json
 import re
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,18 @@ import agent
 from agent import build_prompt, format_forecast
 from envs import Action, Example, Observation
 from extras import export, reward_functions
-from extras.export import ROW_OF, Drawn, main, recorded, toy_examples
+from extras.export import ROW_OF, Drawn, draw_recorded, draw_toy, main
 from extras.loading import load_policy
 from extras.made_up_android import android_record, write_android_control
 from extras.reward_functions import example_of, first_step_rewards, trl_stage1, trl_stage2
+from rewards import trajectory_reward
 from train import first_step_reward
 
 REWARD_FILE = Path(reward_functions.__file__)
 
 
 def settings(**others) -> Namespace:
-    """What parse_arguments and check make of a short command line."""
+    """What main makes of a short command line."""
     usual = {
         "layout": "trl",
         "output_dir": "",
@@ -46,7 +46,7 @@ def settings(**others) -> Namespace:
 
 
 def some(count: int = 4, **others) -> list[Drawn]:
-    return list(itertools.islice(toy_examples(settings(**others)), count))
+    return list(itertools.islice(draw_toy(settings(**others)), count))
 
 
 def make(output: Path, flags: str = "") -> Path:
@@ -76,7 +76,7 @@ def first_chat(**others) -> tuple[list[dict], Drawn]:
 # ---- which examples -----------------------------------------------------------------------------
 
 
-def test_examples_depend_on_the_seed_and_nothing_else():
+def test_which_examples_are_drawn_depends_on_seed_and_split_not_on_the_scale():
     def keys(**others):
         return [drawn.example.key for drawn in some(8, **others)]
 
@@ -99,8 +99,7 @@ def test_only_a_world_with_tools_needs_the_moment():
 def test_recorded_steps_come_in_the_order_of_training(tmp_path):
     root = write_android_control(tmp_path, [android_record(1), android_record(2)], train=[1, 2])
     args = settings(env="", data=f"androidcontrol:{root}", horizon=2)
-    found = list(itertools.islice(recorded(args), 3))
-    for index, drawn in enumerate(found):
+    for index, drawn in enumerate(itertools.islice(draw_recorded(args), 3)):
         row = ROW_OF["trl"](drawn, index, args)
         assert example_of(row).reference == drawn.example.reference
         picture = drawn.example.observation.screenshot()
@@ -213,8 +212,8 @@ def test_a_file_has_the_columns_of_its_layout_and_gives_back_the_rows(tmp_path, 
     for index, drawn in enumerate(some(5, env=env)):
         expected.append(ROW_OF[layout](drawn, index, args))
     assert table.to_pylist() == expected
-    said = json.loads(table.schema.metadata[b"export"])
-    assert (said["env"], said["layout"], said["seed"]) == (env, layout, 0)
+    kept = json.loads(table.schema.metadata[b"export"])
+    assert (kept["env"], kept["layout"], kept["seed"], kept["scale"]) == (env, layout, 0, 1)
 
 
 @pytest.mark.parametrize("layout", COLUMNS)
@@ -276,7 +275,7 @@ def test_an_export_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, dies)
         yield from some(2)
         raise ValueError("over 5 % of the records are bad")
 
-    monkeypatch.setattr(export, "toy_examples", two_and_no_more)
+    monkeypatch.setattr(export, "draw_toy", two_and_no_more)
     assert dies(make, tmp_path / "out") == "error: over 5 % of the records are bad"
     assert list(tmp_path.iterdir()) == []
 
@@ -325,7 +324,7 @@ def test_a_missing_pyarrow_is_named(tmp_path, monkeypatch, dies):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_set_that_is_empty_or_only_examined_is_named(tmp_path, dies):
+def test_an_empty_set_is_named(tmp_path, dies):
     pytest.importorskip("pyarrow", reason="needs pip install pyarrow")
     (tmp_path / "data").mkdir()
     line = dies(make, tmp_path / "out", f"--data gui-odyssey:{tmp_path / 'data'}")
@@ -354,9 +353,9 @@ def test_trl_trains_two_steps_from_the_file(tmp_path, tiny, judge):
         for completion, row, reward in zip(completions, index, rewards, strict=True):
             forecast, error = agent.parse_forecast(completion[-1]["content"], 3)
             if judge is trl_stage1:
-                own = reward_functions.trajectory_reward(
-                    forecast, examples[row].reference, 3, readable=error is None
-                ).terms["reward"]
+                readable = error is None
+                earned = trajectory_reward(forecast, examples[row].reference, 3, readable=readable)
+                own = earned.terms["reward"]
             else:
                 executed = examples[row].execute(forecast[0]) if forecast else None
                 own = first_step_reward(executed, examples[row])
@@ -407,10 +406,10 @@ def test_verl_reads_the_file_and_loads_the_rewards(tmp_path):
         assert picture.tobytes() == observation.screenshot().tobytes()
     batch = collate_fn([rows[i] for i in range(5)])
     for name in ("verl_stage1", "verl_stage2"):
-        found = {"path": str(REWARD_FILE), "name": name}
-        judge = get_custom_reward_fn(
-            OmegaConf.create({"reward": {"custom_reward_function": found}})
-        )
+        settings_of_verl = {
+            "reward": {"custom_reward_function": {"path": str(REWARD_FILE), "name": name}}
+        }
+        judge = get_custom_reward_fn(OmegaConf.create(settings_of_verl))
         for i, example in enumerate(examples):
             score = judge(
                 data_source=batch["data_source"][i],
@@ -418,11 +417,9 @@ def test_verl_reads_the_file_and_loads_the_rewards(tmp_path):
                 ground_truth=batch["reward_model"][i]["ground_truth"],
                 extra_info=batch["extra_info"][i],
             )
-            own = replace(example, observation=Observation("", lambda: None))
             if name == "verl_stage2":
-                expected = first_step_reward(own.execute(own.reference[0]), own)
+                expected = first_step_reward(example.execute(example.reference[0]), example)
             else:
-                expected = reward_functions.trajectory_reward(
-                    own.reference, own.reference, 3
-                ).terms["reward"]
+                earned = trajectory_reward(example.reference, example.reference, 3)
+                expected = earned.terms["reward"]
             assert score["score"] == expected

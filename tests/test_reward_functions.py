@@ -2,6 +2,7 @@
 judges the examples they were made of."""
 
 import base64
+import doctest
 import importlib.util
 import json
 import threading
@@ -74,8 +75,7 @@ def as_trl(rows: list[dict]) -> dict:
 def as_easyr1(answers: list[str], rows: list[dict]) -> list[dict]:
     inputs = []
     for answer, row in zip(answers, rows, strict=True):
-        asked = {"response": answer, "response_length": 9, "ground_truth": json.dumps(row)}
-        inputs.append(asked)
+        inputs.append({"response": answer, "response_length": 9, "ground_truth": json.dumps(row)})
     return inputs
 
 
@@ -83,15 +83,21 @@ def by_verl(judge, answers: list[str], rows: list[dict], **weights) -> list[floa
     """One call an answer, as verl's reward manager makes it."""
     scores = []
     for answer, row in zip(answers, rows, strict=True):
-        found = judge(
+        record = judge(
             data_source="toy-gui",
             solution_str=answer,
             ground_truth="",
             extra_info=row | {"num_turns": None, "rollout_reward_scores": {}},
             **weights,
         )
-        scores.append(found["score"])
+        scores.append(record["score"])
     return scores
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    result = doctest.testmod(reward_functions)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 # ---- rows ---------------------------------------------------------------------------------------
@@ -101,9 +107,9 @@ def by_verl(judge, answers: list[str], rows: list[dict], **weights) -> list[floa
 def test_a_row_holds_all_that_rewards_look_at(example):
     row = to_columns(example, 0, HORIZON)
     assert json.loads(json.dumps(row)) == row  # nothing but plain values
-    found = example_of(row)
+    read_back = example_of(row)
     for name in ("reference", "boxes", "elements", "key", "goals"):
-        assert getattr(found, name) == getattr(example, name)
+        assert getattr(read_back, name) == getattr(example, name)
 
 
 def test_rows_that_the_export_did_not_write_are_named():
@@ -150,6 +156,38 @@ def test_a_thought_before_the_answer_is_not_judged():
     row = to_columns(RECORDED, 0, HORIZON)
     thought = "I see a button.\n</think>\n\nclick Save"
     assert forecast_terms(thought, row) == forecast_terms("click Save", row)
+    with_both_marks = f"<think>\n{thought}"
+    assert forecast_terms(with_both_marks, row) == forecast_terms("click Save", row)
+    assert first_step_rewards([thought, with_both_marks], [row, row]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<think>\nclick Save",
+        "<think>click Save",
+        "click Save\n<think>\nI see a button.",
+        "click Save <think>",
+        "<think>\nI see it.\n</think>\nclick Save\n<think>",
+    ],
+)
+def test_a_thought_that_never_ends_costs_what_an_unreadable_answer_costs(answer):
+    row = to_columns(RECORDED, 0, HORIZON)
+    unreadable = forecast_terms("", row)
+    assert unreadable["reward"] < 0.0
+    rows = [row]
+    stage1 = (
+        trl_stage1([answer], **as_trl(rows)),
+        by_verl(verl_stage1, [answer], rows),
+        [easyr1_stage1(as_easyr1([answer], rows))[0]["overall"]],
+    )
+    assert stage1 == ([unreadable["reward"]],) * 3
+    stage2 = (
+        trl_stage2([answer], **as_trl(rows)),
+        by_verl(verl_stage2, [answer], rows),
+        [easyr1_stage2(as_easyr1([answer], rows))[0]["overall"]],
+    )
+    assert stage2 == ([0.0],) * 3
 
 
 # ---- stage 2 ------------------------------------------------------------------------------------
@@ -181,25 +219,24 @@ def test_the_toys_tool_agent_answers_as_in_training():
 
 def test_each_word_on_the_screen_is_found_where_the_example_finds_it():
     for example in toy_examples():
-        found = example_of(to_columns(example, 0, HORIZON))
+        read_back = example_of(to_columns(example, 0, HORIZON))
         for label, _ in example.elements:
             action = Action("click", label)
-            assert found.execute(action) == example.execute(action)
+            assert read_back.execute(action) == example.execute(action)
 
 
 def test_the_tools_of_the_tool_world_answer_as_at_that_moment():
     calls = ["read apple", "count circle", "lookup rice", "sum 3 4", "add 3 4", "fly"]
     answers = set()
     for example, row in tool_rows():
-        found = example_of(row)
-        for text in [*calls, *[goal.text.partition(" = ")[0] for goal in example.goals]]:
+        read_back = example_of(row)
+        right_calls = [goal.text.partition(" = ")[0] for goal in example.goals]  # "sum 3 4 = 7"
+        for text in [*calls, *right_calls]:
             action = Action("call", text)
-            answers.add(found.execute(action))
-            assert found.execute(action) == example.execute(action)
-        right = example.goals[0].text.partition(" = ")[0]
-        assert first_step_rewards([f"call {right}"], [row]) == [
-            in_training(f"call {right}", example)
-        ]
+            answers.add(read_back.execute(action))
+            assert read_back.execute(action) == example.execute(action)
+        answer = f"call {right_calls[0]}"
+        assert first_step_rewards([answer], [row]) == [in_training(answer, example)]
     assert len(answers) > len(calls)
 
 
@@ -274,7 +311,8 @@ def test_a_vlm_can_stand_behind_a_server():
         answers = ["click Save", "click Exit", "type Save"]
         assert first_step_rewards(answers, [row] * 3) == [1.0, 0.0, 0.0]
         server.shutdown()
-    (path, question), _ = sorted(Server.asked, key=str, reverse=True)  # typing needs no point
+    assert len(Server.asked) == 2  # typing needs no point
+    path, question = Server.asked[0]
     assert path == "/v1/chat/completions"
     assert question["model"] == "Qwen/Qwen3-VL-2B-Instruct"
     assert question["temperature"] == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import hub, observe, plain_logprobs
+from test_loading import ALWAYS_THINKS, ASSISTANT, KNOWS_THE_SWITCH, NO_THOUGHT
 
 import agent
 import train
@@ -42,21 +43,18 @@ from extras.shared_prompt import SHARED
 from rewards import group_advantages
 from train import Config, parse_config, score, summary, token_advantages, update_policy
 
-ASSISTANT = "assistant\n{%"  # the end of TEMPLATE, where the answer begins
-NO_THOUGHT = "<think>\n\n</think>\n\n"
+OPENS_OR_CLOSES = TEMPLATE.replace(
+    ASSISTANT,
+    "assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+    + NO_THOUGHT
+    + "{% else %}<think>\n{% endif %}{%",
+)
 
-
-def template(thinks: str, does_not: str) -> str:
-    """TEMPLATE with what the answer begins with where thinking is on, and where it is off."""
-    switch = "{% if enable_thinking is defined and not enable_thinking %}"
-    ending = f"{switch}{does_not}{{% else %}}{thinks}{{% endif %}}"
-    return TEMPLATE.replace(ASSISTANT, f"assistant\n{ending}{{%")
-
-
+# What a template does about a thought where the answer begins.
 TEMPLATES = {
-    "always opens one": template("<think>\n", "<think>\n"),  # Qwen3-VL-Thinking
-    "opens or closes one": template("<think>\n", NO_THOUGHT),  # Qwen3.5
-    "leaves it to the model": template("", NO_THOUGHT),  # Qwen3
+    "always opens one": ALWAYS_THINKS,  # Qwen3-VL-Thinking
+    "opens or closes one": OPENS_OR_CLOSES,  # Qwen3.5
+    "leaves it to the model": KNOWS_THE_SWITCH,  # Qwen3
 }
 
 
