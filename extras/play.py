@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def main_policy(args: argparse.Namespace) -> None:
-    if args.scale:
+    if args.scale is not None:
         die("--scale is for the oracle: a policy sees screens of one size")
     if args.env and not args.model:
         die("--env is for the oracle and --model: a run plays in its own world")

@@ -1,8 +1,10 @@
 """What several test files call: observations of the toy GUI, a head that favours some tokens,
-log-probabilities and gradients computed in the plainest way there is, and made-up hub checkpoints.
-"""
+log-probabilities and gradients computed in the plainest way there is, made-up hub checkpoints, and
+small runs. What tests of recorded data share stands in benchmark_data.py."""
 
-from dataclasses import dataclass
+import dataclasses
+import json
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +16,8 @@ import agent
 from agent import Forward, Policy, Prompt, encode, trainable
 from envs import Observation, ToyGUI
 from extras.loading import load_policy
-from extras.made_up import make_hub
+from extras.made_up import TEMPLATE, make_hub
+from train import Config, open_run, parse_config, run_stage
 
 
 def observe(
@@ -195,3 +198,58 @@ def projections(family: str) -> int:
 
 def blank_screen(width: int, height: int) -> Observation:
     return Observation("Save it", lambda: Image.new("RGB", (width, height), "white"))
+
+
+# ---- chat templates of models that think --------------------------------------------------------
+
+ASSISTANT = "assistant\n{%"  # the end of TEMPLATE, where the answer begins
+NO_THOUGHT = "<think>\n\n</think>\n\n"
+KNOWS_THE_SWITCH = TEMPLATE.replace(
+    ASSISTANT,
+    "assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+    + NO_THOUGHT
+    + "{% endif %}{%",
+)
+ALWAYS_THINKS = TEMPLATE.replace(ASSISTANT, "assistant\n<think>\n{%")
+
+
+# ---- small runs ---------------------------------------------------------------------------------
+
+
+def settings(**changes) -> Config:
+    small = Config(horizon=2, group_size=4, max_grad_norm=1e9)
+    return dataclasses.replace(small, **changes)
+
+
+def small(folder, tiny, **changes) -> Config:
+    """A stage 1 of four updates in a moment."""
+    return settings(
+        output_dir=str(folder),
+        model=str(tiny),
+        prompts_per_update=3,
+        stage1_updates=4,
+        save_every=2,
+        train_tasks=20,
+        max_grad_norm=1.0,
+        lora_rank=4,
+        **changes,
+    )
+
+
+def train_stage1(config: Config) -> list[torch.Tensor]:
+    """Opens the run, runs stage 1 and returns the adapters."""
+    run, policy = open_run(config)
+    agent.add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
+    run_stage(policy, config, "stage1", run)
+    return [weight.detach().clone() for weight in trainable(policy)]
+
+
+def make_run(folder: Path, policy: agent.Policy, base: Path, world: str = "toy-gui") -> Path:
+    """A finished run as train.py leaves it: config, adapters after stage 1 and at the end."""
+    folder.mkdir()
+    config = parse_config(["--horizon", "2", "--env", world, "--output_dir", str(folder)])
+    written = {"base": str(base), "in_4bit": False} | asdict(config)
+    (folder / "config.json").write_text(json.dumps(written))
+    for adapter in ("stage1", "adapter"):
+        policy.peft.save_pretrained(folder / adapter)
+    return folder

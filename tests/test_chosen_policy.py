@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import hub
-from test_eval import make_run
-from test_loading import ALWAYS_THINKS
+from helpers import ALWAYS_THINKS, hub, make_run
 
 from extras.chosen_policy import DEFAULTS, add_settings, add_who, load_chosen, read_settings
 from extras.made_up import make_hub

@@ -4,11 +4,10 @@ door to recorded benchmarks."""
 import doctest
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from helpers import hub
+from helpers import hub, make_run
 
 import agent
 from agent import Plan, Play
@@ -33,7 +32,6 @@ from extras.loading import load_policy
 from extras.made_up_android import android_record, write_android_control
 from extras.tiny_vlm import make_tiny
 from extras.worlds import WORLDS
-from train import parse_config
 
 A = Action("click", "Account")
 B = Action("click", "Name")
@@ -170,17 +168,6 @@ def test_a_planner_plays_in_the_world_of_a_run():
 
 
 # ---- the policy of a run ------------------------------------------------------------------------
-
-
-def make_run(folder: Path, policy: agent.Policy, base: Path, world: str = "toy-gui") -> Path:
-    """A finished run as train.py leaves it: config, adapters after stage 1 and at the end."""
-    folder.mkdir()
-    config = parse_config(["--horizon", "2", "--env", world, "--output_dir", str(folder)])
-    written = {"base": str(base), "in_4bit": False} | asdict(config)
-    (folder / "config.json").write_text(json.dumps(written))
-    for adapter in ("stage1", "adapter"):
-        policy.peft.save_pretrained(folder / adapter)
-    return folder
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from helpers import hub, load_hub, observe
+from helpers import ALWAYS_THINKS, hub, load_hub, make_run, observe
 from PIL import Image
-from test_eval import make_run
-from test_loading import ALWAYS_THINKS
 
 from agent import Forward, Policy, make_rollout
 from envs import MAX_TEXT, Action

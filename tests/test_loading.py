@@ -11,6 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import (
+    ALWAYS_THINKS,
+    KNOWS_THE_SWITCH,
+    NO_THOUGHT,
     blank_screen,
     hub,
     load_hub,
@@ -171,16 +174,6 @@ def test_points_are_read_in_the_pixels_of_the_resized_screenshot():
 
 
 # ---- chat templates -----------------------------------------------------------------------------
-
-ASSISTANT = "assistant\n{%"  # the end of TEMPLATE, where the answer begins
-NO_THOUGHT = "<think>\n\n</think>\n\n"
-KNOWS_THE_SWITCH = TEMPLATE.replace(
-    ASSISTANT,
-    "assistant\n{% if enable_thinking is defined and not enable_thinking %}"
-    + NO_THOUGHT
-    + "{% endif %}{%",
-)
-ALWAYS_THINKS = TEMPLATE.replace(ASSISTANT, "assistant\n<think>\n{%")
 
 
 @pytest.mark.parametrize(

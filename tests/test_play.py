@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import make_run
 from PIL import Image
-from test_eval import make_run
 
 from agent import add_lora
 from extras.play import main

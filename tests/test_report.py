@@ -4,7 +4,7 @@ import dataclasses
 import time
 
 import pytest
-from test_train import small
+from helpers import small
 
 from extras.report import Clock, Streak, announce, last_success
 from extras.run_folder import RunFolder

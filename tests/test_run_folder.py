@@ -5,8 +5,7 @@ import json
 
 import pytest
 import torch
-from helpers import observe
-from test_train import small, train_stage1
+from helpers import observe, small, train_stage1
 
 import agent
 from agent import encode, make_rollout, trainable

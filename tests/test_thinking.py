@@ -8,8 +8,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import hub, observe, plain_logprobs
-from test_loading import ALWAYS_THINKS, ASSISTANT, KNOWS_THE_SWITCH, NO_THOUGHT
+from helpers import (
+    ALWAYS_THINKS,
+    ASSISTANT,
+    KNOWS_THE_SWITCH,
+    NO_THOUGHT,
+    hub,
+    observe,
+    plain_logprobs,
+)
 
 import agent
 import train

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import nudge, observe, plain_logprobs
+from helpers import nudge, observe, plain_logprobs, settings, small, train_stage1
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,11 +133,6 @@ def test_loss_is_the_formula_and_masked_tokens_have_no_part(tokens, weight, low,
 
 
 # ---- update --------------------------------------------------------------------------------------
-
-
-def settings(**changes) -> Config:
-    small = Config(horizon=2, group_size=4, max_grad_norm=1e9)
-    return dataclasses.replace(small, **changes)
 
 
 def sample(policy: Policy, prompts, how: Sampling, seed: int):
@@ -489,29 +484,6 @@ def test_groups_of_equal_rewards_have_no_signal():
 
 
 # ---- a stage -------------------------------------------------------------------------------------
-
-
-def small(folder, tiny, **changes) -> Config:
-    """A stage 1 of four updates in a moment."""
-    return settings(
-        output_dir=str(folder),
-        model=str(tiny),
-        prompts_per_update=3,
-        stage1_updates=4,
-        save_every=2,
-        train_tasks=20,
-        max_grad_norm=1.0,
-        lora_rank=4,
-        **changes,
-    )
-
-
-def train_stage1(config: Config) -> list[torch.Tensor]:
-    """Opens the run, runs stage 1 and returns the adapters."""
-    run, policy = open_run(config)
-    agent.add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
-    run_stage(policy, config, "stage1", run)
-    return [weight.detach().clone() for weight in trainable(policy)]
 
 
 def test_the_same_seed_gives_the_same_metrics(tiny, tmp_path):
