@@ -41,7 +41,7 @@ from types import SimpleNamespace
 import torch
 from PIL import Image
 
-from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAgent, die
+from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAgent
 
 # ---- prompt and parser --------------------------------------------------------------------------
 
@@ -172,7 +172,6 @@ LORA_TARGETS = (
 
 
 LINE_TOKENS = 24  # of a hub model: some words, and a point with a token for each digit
-LEAST_THOUGHT = LINE_TOKENS + 1  # one line and `</think>`
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ class Policy:
     name: str = ""
     peft: object = None
     far_first: bool = False  # forecasts are written from far to near (--order far)
-    thinking: int = 0  # tokens to think with before the forecast (--thinking), see let_think
+    thinking: int = 0  # tokens to think with before the forecast (--thinking)
     suppressed: torch.Tensor = field(init=False)  # ids that are never sampled: forbidden_tokens
     breaks: dict[int, int] = field(default_factory=dict)  # what line_breaks has decoded so far
 
@@ -288,30 +287,6 @@ def forbidden_tokens(policy: Policy) -> list[int]:
         if token.content in ("<|box_start|>", "<|box_end|>", "<think>", THOUGHT_END):
             allowed.add(token_id)
     return sorted(forbidden - allowed)
-
-
-def let_think(policy: Policy, budget: int) -> None:
-    """From now on the policy thinks before it forecasts, with a budget in tokens; 0: it does not.
-
-    Ends with one line where the budget is too small, or where the model does not think.
-    """
-    check_budget(budget)
-    if budget > 0:
-        needs = f"--thinking {budget} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5)"
-        if THOUGHT_END not in policy.tokenizer.get_vocab():
-            die(f"{needs}: {policy.name} has no token {THOUGHT_END}")
-        if "<think>" not in policy.tokenizer.chat_template:
-            die(f"{needs}: the chat template of {policy.name} has no <think>")
-    policy.thinking = budget
-
-
-def check_budget(budget: int) -> None:
-    """Ends with one line where a thought of one line would not fit; 0 is no thought at all."""
-    if 0 < budget < LEAST_THOUGHT:
-        die(
-            f"--thinking {budget}: too small a budget; a thought of one line and its {THOUGHT_END} "
-            f"take up to {LEAST_THOUGHT} tokens"
-        )
 
 
 def add_lora(policy: Policy, rank: int, alpha: int, seed: int) -> None:

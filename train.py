@@ -44,9 +44,7 @@ from agent import (
     Rollout,
     Sampling,
     add_lora,
-    check_budget,
     encode,
-    let_think,
     policy_planner,
     sample_all,
     trainable,
@@ -55,7 +53,7 @@ from benchmarks.training import parse_data, recorded_examples
 from envs import Action, Example, ToolAgent, demonstration, die, own_tool_agent
 from eval import oracle_planner, random_planner
 from extras import torchrun
-from extras.loading import FORWARDS, load_policy
+from extras.loading import FORWARDS, check_budget, let_think, load_policy
 from extras.report import Clock, Warnings, announce, draw_pictures, examine, last_success, warn
 from extras.run_folder import RunFolder, memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
@@ -360,7 +358,7 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
 
 
 def check_thinking(config: Config) -> None:
-    """What can be told before a model is loaded; the rest is agent.let_think's."""
+    """What can be told before a model is loaded; the rest is loading.let_think's."""
     check_budget(config.thinking)
     if config.thinking > 0 and not config.model:
         die(

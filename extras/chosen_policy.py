@@ -6,9 +6,9 @@ It reads the flags and loads the policy; what is then asked of it, the callers k
 
 import argparse
 
-from agent import Policy, check_budget
+from agent import Policy
 from envs import die
-from extras.loading import FORWARDS
+from extras.loading import FORWARDS, check_budget
 from extras.run_folder import load_run_policy, read_run
 
 # What a run brings along and a model by name does not: each is a flag, and has the default that it

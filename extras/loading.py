@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from agent import REFERENCE, Forward, Policy
+from agent import LINE_TOKENS, REFERENCE, THOUGHT_END, Forward, Policy
 from envs import die
 from extras import shared_prompt, shared_prompt_qwen35
 
@@ -27,6 +27,7 @@ FAMILIES = {
     "qwen3_5": shared_prompt_qwen35.SHARED,
 }
 FORWARDS = ("shared", "reference")  # the values of --forward
+LEAST_THOUGHT = LINE_TOKENS + 1  # of --thinking: one line and `</think>`
 
 
 def load_policy(
@@ -218,6 +219,30 @@ def multiply_patches(core: torch.nn.Module) -> None:
     patches = core.model.visual.patch_embed.proj
     linear = torch.nn.functional.linear
     patches.forward = lambda x: linear(x.flatten(1), patches.weight.flatten(1), patches.bias)
+
+
+def let_think(policy: Policy, budget: int) -> None:
+    """From now on the policy thinks before it forecasts, with a budget in tokens; 0: it does not.
+
+    Ends with one line where the budget is too small, or where the model does not think.
+    """
+    check_budget(budget)
+    if budget > 0:
+        needs = f"--thinking {budget} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5)"
+        if THOUGHT_END not in policy.tokenizer.get_vocab():
+            die(f"{needs}: {policy.name} has no token {THOUGHT_END}")
+        if "<think>" not in policy.tokenizer.chat_template:
+            die(f"{needs}: the chat template of {policy.name} has no <think>")
+    policy.thinking = budget
+
+
+def check_budget(budget: int) -> None:
+    """Ends with one line where a thought of one line would not fit; 0 is no thought at all."""
+    if 0 < budget < LEAST_THOUGHT:
+        die(
+            f"--thinking {budget}: too small a budget; a thought of one line and its {THOUGHT_END} "
+            f"take up to {LEAST_THOUGHT} tokens"
+        )
 
 
 def load_adapter(policy: Policy, folder: str | Path, is_trainable: bool = False) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from agent import Group, Policy, Rollout, let_think
+from agent import Group, Policy, Rollout
 from envs import Example, die, one_line
 from extras import torchrun
-from extras.loading import load_policy
+from extras.loading import let_think, load_policy
 
 # ---- small things that every script needs --------------------------------------------------------
 

@@ -21,7 +21,6 @@ from helpers import (
 import agent
 import train
 from agent import (
-    LEAST_THOUGHT,
     LINE_TOKENS,
     REFERENCE,
     THOUGHT,
@@ -33,7 +32,6 @@ from agent import (
     Sampling,
     choose_rollout,
     encode,
-    let_think,
     make_rollout,
     play,
     policy_planner,
@@ -43,7 +41,7 @@ from agent import (
 from envs import Action, Example, ToyGUI
 from eval import evaluate_policy, toy_metrics
 from extras import made_up, run_folder
-from extras.loading import load_policy
+from extras.loading import LEAST_THOUGHT, let_think, load_policy
 from extras.made_up import TEMPLATE, make_hub
 from extras.run_folder import load_run_policy, read_run, rollout_record
 from extras.shared_prompt import SHARED

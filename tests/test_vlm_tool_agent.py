@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import agent
 from agent import Forward, Group, Policy, Rollout, encode, parse_forecast
 from envs import Action, Example, Observation
-from extras.loading import load_policy
+from extras.loading import let_think, load_policy
 from extras.made_up import TEMPLATE, make_hub
 from extras.shared_prompt import SHARED
 from extras.vlm_tool_agent import ask, frozen_vlm, load_tool_agent, parse_point, vlm_tool_agent
@@ -158,7 +158,7 @@ def test_it_is_asked_with_thinking_off_and_thinks_again_afterwards(tmp_path):
     """The policy's own base answers at once, whatever the policy does."""
     opens_a_thought = TEMPLATE.replace("assistant\n{%", "assistant\n<think>\n{%")
     policy = load_policy(make_hub(tmp_path, template=opens_a_thought))
-    agent.let_think(policy, 64)
+    let_think(policy, 64)
     asked = script(policy, {"Save": "(500, 500)"})
     example = Example(blank_screen(64, 64), ())
     executed = vlm_tool_agent(policy)([Action("click", "Save")], [example])
