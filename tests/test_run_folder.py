@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,6 +126,20 @@ DAMAGES = [
 ]
 
 
+def damage_config(file: Path, damage: str) -> None:
+    """Do this to a config.json; nothing for any other damage."""
+    if damage == "no config":
+        file.unlink()
+    elif damage == "cut config":
+        file.write_text(file.read_text()[:40])
+    elif damage == "a list":
+        file.write_text("[]")
+    elif damage == "a run of another version":
+        config = json.loads(file.read_text())
+        del config["forward"]
+        file.write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_resuming_a_damaged_run_ends_with_one_line_and_changes_nothing(
     tiny, tmp_path, dies, damage
@@ -136,17 +151,8 @@ def test_resuming_a_damaged_run_ends_with_one_line_and_changes_nothing(
         train_stage1(config)
     file = folder / "config.json"
     checkpoint = folder / "checkpoint.pt"
-    if damage == "no config":
-        file.unlink()
-    elif damage == "cut config":
-        file.write_text(file.read_text()[:40])
-    elif damage == "a list":
-        file.write_text("[]")
-    elif damage == "a run of another version":
-        before = json.loads(file.read_text())
-        del before["forward"]
-        file.write_text(json.dumps(before))
-    elif damage == "other settings":
+    damage_config(file, damage)
+    if damage == "other settings":
         again = dataclasses.replace(again, gamma=0.5)
     elif damage == "cut checkpoint":
         whole = checkpoint.read_bytes()
@@ -225,17 +231,8 @@ def test_what_is_no_finished_run_is_told_in_one_line(tiny, tmp_path, dies, damag
     file = folder / "config.json"
     if damage == "no folder":
         folder = tmp_path / "elsewhere"
-    elif damage == "no config":
-        file.unlink()
-    elif damage == "cut config":
-        file.write_text(file.read_text()[:40])
-    elif damage == "a list":
-        file.write_text("[]")
-    elif damage == "a run of another version":
-        config = json.loads(file.read_text())
-        del config["forward"]
-        file.write_text(json.dumps(config))
-    elif damage == "no adapter":
+    damage_config(file, damage)
+    if damage == "no adapter":
         (folder / "adapter" / "adapter_model.safetensors").unlink()
     message = dies(read_run, folder)
     assert f"--run {folder}" in message
