@@ -224,8 +224,7 @@ class Policy:
 
     @property
     def tiny(self) -> bool:
-        """Whether this is the project's own model (extras/tiny_vlm.py), of a few hundred words."""
-        return self.core.config.text_config.vocab_size < 1000
+        return is_tiny(self.core.config)
 
     @property
     def toy_scale(self) -> int:
@@ -266,6 +265,11 @@ class Policy:
         if speaks_of_tools:
             return horizon * 5  # "call add 3 4" and the line's end
         return horizon * 3  # "click Save" and the line's end
+
+
+def is_tiny(config) -> bool:
+    """Whether this is the project's own model (extras/tiny_vlm.py), of a few hundred words."""
+    return config.text_config.vocab_size < 1000
 
 
 def forbidden_tokens(policy: Policy) -> list[int]:

@@ -53,7 +53,7 @@ from benchmarks.training import parse_data, recorded_examples
 from envs import Action, Example, ToolAgent, demonstration, die, own_tool_agent
 from eval import oracle_planner, random_planner
 from extras import torchrun
-from extras.loading import FORWARDS, check_budget, let_think, load_policy
+from extras.loading import FORWARDS, check_budget, let_think, load_policy, needs_a_thinker
 from extras.report import Clock, Warnings, announce, draw_pictures, examine, last_success, warn
 from extras.run_folder import RunFolder, memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
@@ -362,8 +362,8 @@ def check_thinking(config: Config) -> None:
     check_budget(config.thinking)
     if config.thinking > 0 and not config.model:
         die(
-            f"--thinking {config.thinking} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5); "
-            "the project's tiny one does not: name one with --model"
+            f"{needs_a_thinker(config.thinking)}; the project's tiny one does not: "
+            "name one with --model"
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from agent import LINE_TOKENS, REFERENCE, THOUGHT_END, Forward, Policy
+from agent import LINE_TOKENS, REFERENCE, THOUGHT_END, Forward, Policy, is_tiny
 from envs import die
 from extras import shared_prompt, shared_prompt_qwen35
 
@@ -134,8 +134,7 @@ def load_core(path, config, dtype: str, device: str, load_in_4bit: bool | None) 
 
 
 def default_device(config) -> str:
-    tiny = config.text_config.vocab_size < 1000  # as Policy.tiny, which needs a model
-    if torch.cuda.is_available() and not tiny:
+    if torch.cuda.is_available() and not is_tiny(config):
         return "cuda"
     return "cpu"
 
@@ -228,12 +227,16 @@ def let_think(policy: Policy, budget: int) -> None:
     """
     check_budget(budget)
     if budget > 0:
-        needs = f"--thinking {budget} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5)"
         if THOUGHT_END not in policy.tokenizer.get_vocab():
-            die(f"{needs}: {policy.name} has no token {THOUGHT_END}")
+            die(f"{needs_a_thinker(budget)}: {policy.name} has no token {THOUGHT_END}")
         if "<think>" not in policy.tokenizer.chat_template:
-            die(f"{needs}: the chat template of {policy.name} has no <think>")
+            die(f"{needs_a_thinker(budget)}: the chat template of {policy.name} has no <think>")
     policy.thinking = budget
+
+
+def needs_a_thinker(budget: int) -> str:
+    """How the message begins where --thinking meets a model that does not."""
+    return f"--thinking {budget} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5)"
 
 
 def check_budget(budget: int) -> None:
