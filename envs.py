@@ -15,7 +15,7 @@ import copy
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import chain
@@ -38,7 +38,7 @@ KINDS = {
     "right_click": "the element",
     "long_press": "the element",
     "hover": "the element",
-    "drag": "the element",
+    "drag": "what is dragged, and after the word to where it goes, such as Box to Bin",
     "select": "the option",
     "type": "the text to enter",
     "scroll": "up, down, left or right: the side whose content comes into view",
@@ -80,14 +80,16 @@ def one_line(text: str, limit: int | None = MAX_TEXT) -> str:
 class Action:
     """One operation. `text` is a single line; `point`, where there is one, lies in 0..1.
 
+    Of a drag, `point` is where it begins and `end` where it ends; no other kind has an end.
     Raises ValueError for an unknown kind, a text that is too long or not one line, a scroll without
-    a direction, or a point that is not two finite numbers in 0..1: nothing that is not a legal
-    action can exist.
+    a direction, an end of what is no drag, or a point that is not two finite numbers in 0..1:
+    nothing that is not a legal action can exist.
     """
 
     kind: str
     text: str = ""
     point: Point | None = None
+    end: Point | None = None
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -103,6 +105,10 @@ class Action:
             )
         if self.point is not None and not is_point(self.point):
             raise ValueError(f"point {self.point} is not inside 0..1")
+        if self.end is not None and self.kind != "drag":
+            raise ValueError(f"{self.kind} has no end: only a drag has one")
+        if self.end is not None and not is_point(self.end):
+            raise ValueError(f"end {self.end} is not inside 0..1")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.text}".strip()
@@ -124,6 +130,34 @@ def is_point(point: Sequence) -> bool:
         if not 0.0 <= number <= 1.0:
             return False
     return True
+
+
+def split_drag(text: str, labels: Collection[str] = ()) -> tuple[str, str]:
+    """The text of a drag -> what is dragged, and where to ("" where that is not said).
+
+    A name may itself hold the word "to": the split counts that makes two of the `labels`, else the
+    whole text where it is one, else the split that begins with one, else the last.
+
+    >>> split_drag("Box to Bin"), split_drag("slider")
+    (('Box', 'Bin'), ('slider', ''))
+    >>> split_drag("Send to Bob to Bin", labels=["Send to Bob", "Bin"])
+    ('Send to Bob', 'Bin')
+    """
+    parts = text.split(" to ")
+    splits = []
+    for number in range(len(parts) - 1, 0, -1):
+        splits.append((" to ".join(parts[:number]), " to ".join(parts[number:])))
+    splits.append((text, ""))
+
+    def known(split: tuple[str, str]) -> int:
+        dragged, goal = split
+        if dragged not in labels:
+            return 0
+        if goal == "":
+            return 2
+        return 3 if goal in labels else 1
+
+    return max(splits, key=known)
 
 
 def inside(point: Point, box: Box) -> bool:
@@ -411,10 +445,11 @@ class Task:
 # instruction, `shown` those on the screen, `spoken` those of the annotator of the reference texts.
 
 
-def make_task(split: str, index: int) -> Task:
+def make_task(split: str, index: int, memory: float | None = None) -> Task:
     """The task of one seed.
 
-    Raises ValueError for an unknown split or an index outside 0..999,999.
+    `memory`: the dial of memory_gui; None: the usual tasks. Raises ValueError for an unknown split
+    or an index outside 0..999,999.
     """
     check_split(split)
     if not 0 <= index < SPLIT_SIZE:
@@ -435,6 +470,10 @@ def make_task(split: str, index: int) -> Task:
     menu = rng.random() < MENU_RATE
     goals = choose_goals(rng, pages, menu)
     code = choose_code(rng, goals, first_page)
+    if memory is not None:
+        dial = random.Random(f"memory {seed}")  # the usual draws stay as they are
+        value = ask_for_value(dial, goals, pages, first_page)
+        code = value if dial.random() < memory else None
     misnamed = misnamed_pages(goals, pages, first_page, said=said, shown=shown)
     decoy_title = choose_decoy(rng, misnamed)
     spoken = choose_spoken(rng, decoy_title, said=said, shown=shown)
@@ -539,6 +578,23 @@ def choose_code(rng: random.Random, goals: Sequence[Goal], first_page: int) -> s
     if elsewhere and rng.random() < CODE_RATE:
         return rng.choice(elsewhere).value
     return None
+
+
+def ask_for_value(
+    rng: random.Random, goals: list[Goal], pages: Sequence[Page], first_page: int
+) -> str:
+    """Make one goal, on another page than the first, a value to type; returns the value."""
+    numbers = [number for number, goal in enumerate(goals) if goal.page != first_page]
+    if numbers:
+        number = rng.choice(numbers)
+        page = goals[number].page
+    else:
+        number = 0
+        page = rng.choice([other for other in range(len(pages)) if other != first_page])
+    fields = [widget for widget in pages[page].widgets if widget in FIELDS]
+    goal = Goal(page, rng.choice(fields), rng.choice(VALUES))
+    goals[number] = goal
+    return goal.value
 
 
 def describe(
@@ -692,6 +748,7 @@ class ToyGUI:
 
     splits = tuple(SPLITS)
     grid = (COLS, ROWS)
+    memory: float | None = None  # see memory_gui
     # All that a prompt or a picture can hold beside the kinds of actions and the icons.
     words = (*SCREEN_WORDS, "switch", "on", "off", "in", "code", "finish")
 
@@ -705,7 +762,7 @@ class ToyGUI:
         self.history = history
 
     def reset(self, seed: int) -> tuple[Observation, dict]:
-        self.task = make_task(self.split, seed)
+        self.task = make_task(self.split, seed, self.memory)
         self.wanted = wanted_values(self.task)
         # What the screen shows.
         self.page = self.task.first_page
@@ -1156,6 +1213,20 @@ class ToyGUI:
         return Action("click", rng.choice(SCREEN_WORDS))
 
 
+@cache
+def memory_gui(share: float) -> type[ToyGUI]:
+    """The toy GUI with a dial: the share of tasks in which something seen early is needed late.
+
+    In every task a value has to be typed on another page than the first. In `share` of them the
+    instruction calls it "code", and it stands on the first page alone; in the others the
+    instruction says it. Nothing else differs, and a task that needs no memory at one share needs
+    none at a lower one. The same share gives the same class. Raises ValueError outside 0..1.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"memory={share}: the share must lie in 0..1")
+    return type("MemoryGUI", (ToyGUI,), {"memory": share})
+
+
 def name_overlay(overlay: Overlay | None) -> str:
     """What lies over the page, as ToyGUI.key() writes it: "('dialog', 'Rate', 'Later', None)".
 
@@ -1352,9 +1423,20 @@ def find_element(
     `flaky` is the chance that it fails whatever the text. Like a frozen model with greedy decoding
     it repeats itself: the same text on the same screen (`key`) gives the same answer. The action's
     own point is not looked at. Actions that need no point pass.
+
+    Of a drag, "Box to Bin" (split_drag), both ends are looked for in this way: it is refused where
+    the first is not found, and has no `end` where the second is not.
     """
     if action.kind not in POINTING:
         return action
+    if action.kind == "drag":
+        dragged, goal = split_drag(action.text, [label for label, _box in elements])
+        if goal:
+            start = find_element(Action("click", dragged), elements, key, flaky)
+            end = find_element(Action("click", goal), elements, key)
+            if start is None:
+                return None
+            return Action("drag", action.text, start.point, None if end is None else end.point)
     rng = tool_agent_rng(action, key)
     luck = rng.random()
     if rng.random() < flaky:

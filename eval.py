@@ -43,7 +43,7 @@ from extras.chosen_policy import add_settings, add_who, load_chosen, read_settin
 from extras.run_folder import load_run_policy, memory_or_die, write
 from extras.toy_tools import NUMBERS
 from extras.vlm_tool_agent import ask, frozen_vlm, load_tool_agent
-from extras.worlds import WORLDS
+from extras.worlds import WORLDS, find_world
 from rewards import repetitions, similarity
 
 # ---- planners that need no model: the floor and the ceiling -------------------------------------
@@ -126,7 +126,7 @@ def evaluate_policy(
     tool_agent = load_tool_agent(config["tool_agent"], policy, config["max_pixels"])
     return evaluate(
         planner,
-        WORLDS[config["env"]],
+        find_world(config["env"]),
         split,
         n,
         horizon,
@@ -144,7 +144,7 @@ def evaluate_planner(
     """`evaluate` for a planner that needs no model, in the world of a run."""
     return evaluate(
         planner,
-        WORLDS[config["env"]],
+        find_world(config["env"]),
         split,
         n,
         config["horizon"],
@@ -540,7 +540,7 @@ def main_toy(args: argparse.Namespace) -> dict:
     if args.limit < 1:
         die(f"--limit {args.limit}: must be at least 1")
     split = args.split or "test"
-    splits = WORLDS[name].splits
+    splits = find_world(name).splits
     if split not in splits:
         die(f"--split {split}: {name} has {', '.join(splits)}")
     metrics = exam(args.run, settings, split, args.limit)

@@ -58,7 +58,7 @@ from extras.report import Clock, Warnings, announce, draw_pictures, examine, las
 from extras.run_folder import RunFolder, memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
 from extras.warm_start import WarmStart, warm_base
-from extras.worlds import WORLDS
+from extras.worlds import find_world, world_or_die
 from rewards import grounded_reward, group_advantages, trajectory_reward
 
 # ---- config --------------------------------------------------------------------------------------
@@ -88,7 +88,8 @@ class Config:
 
     env: str = flag(
         "toy-gui",
-        "toy-gui or toy-tools: the world to train in; its model speaks no other world's words",
+        "toy-gui, toy-tools, or toy-gui with its memory dial, toy-gui:memory=0.5: the world to "
+        "train in; its model speaks no other world's words",
         begins="world and data",
     )
     data: str = flag(
@@ -305,8 +306,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
         parser.set_defaults(**FOR_A_HUB_MODEL)  # a flag that is given still wins
     config = Config(**vars(parser.parse_args(argv)))
     check_numbers(config)
-    check_choice("env", config.env, WORLDS)
-    check_choice("eval_split", config.eval_split, WORLDS[config.env].splits)
+    check_choice("eval_split", config.eval_split, world_or_die(config.env).splits)
     check_choice("credit", config.credit, ("own", "step", "trajectory"))
     check_choice("order", config.order, ("near", "far"))
     check_choice("forward", config.forward, FORWARDS)
@@ -420,7 +420,7 @@ def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iter
 
 def draw_state(rng: random.Random, config: Config, scale: int) -> State:
     record = demonstration(
-        WORLDS[config.env],
+        find_world(config.env),
         "train",
         index=rng.randrange(config.train_tasks),
         horizon=config.horizon,

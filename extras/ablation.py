@@ -29,7 +29,7 @@ from benchmarks.common import parse_json
 from envs import die, one_line
 from eval import evaluate_policy
 from extras.run_folder import changes, load_run_policy, memory_or_die, read_run, write
-from extras.worlds import WORLDS
+from extras.worlds import find_world
 from train import Config, parse_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -711,7 +711,7 @@ def make_settings(args: argparse.Namespace) -> Settings:
     taken = names & TAKEN
     if taken:
         die(f"--flags: {', '.join(sorted(taken))} is what the ablation sets itself")
-    splits = WORLDS[config.env].splits
+    splits = find_world(config.env).splits
     if args.split and args.split not in splits:
         die(f"--split {args.split}: choose one of {', '.join(splits)}")
     settings = Settings(

@@ -24,7 +24,7 @@ from agent import SYSTEM, build_prompt, format_forecast
 from benchmarks.training import parse_data, recorded_examples
 from envs import Example, demonstration, die
 from extras.reward_functions import is_served, png, to_columns
-from extras.worlds import WORLDS
+from extras.worlds import WORLDS, find_world, world_or_die
 from train import Config, check_choice
 
 LAYOUTS = ("trl", "verl", "easyr1")
@@ -49,7 +49,7 @@ def draw_toy(args: argparse.Namespace) -> Iterator[Drawn]:
     while True:
         task = rng.randrange(Config.train_tasks)
         record = demonstration(
-            WORLDS[args.env],
+            find_world(args.env),
             args.split,
             task,
             horizon=args.horizon,
@@ -353,8 +353,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_toy(args: argparse.Namespace) -> None:
-    check_choice("env", args.env, WORLDS)
-    check_choice("split", args.split, WORLDS[args.env].splits)
+    check_choice("split", args.split, world_or_die(args.env).splits)
     if args.scale is not None and args.scale < 1:
         die(f"--scale {args.scale}: must be at least 1")
 

@@ -21,7 +21,7 @@ from extras.chosen_policy import (
 from extras.pictures import draw_episode
 from extras.run_folder import memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
-from extras.worlds import WORLDS
+from extras.worlds import WORLDS, find_world, world_or_die
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -36,7 +36,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_settings(parser)
     parser.add_argument(
         "--env",
-        choices=list(WORLDS),
         help="world of the oracle or of --model; default toy-gui; a run plays its own",
     )
     parser.add_argument(
@@ -71,6 +70,8 @@ def main_policy(args: argparse.Namespace) -> None:
         die("--scale is for the oracle: a policy sees screens of one size")
     if args.env and not args.model:
         die("--env is for the oracle and --model: a run plays in its own world")
+    if args.env:
+        world_or_die(args.env)
     split = args.split or "test"
     picture = args.picture or "episode.png"
     settings = read_settings(args, world=args.env or "toy-gui")
@@ -101,7 +102,7 @@ def play_policy(policy: Policy, settings: dict, split: str, seed: int) -> Play:
     tool_agent = load_tool_agent(settings["tool_agent"], policy, settings["max_pixels"])
     horizon = settings["horizon"]
     planner = policy_planner(policy, horizon)
-    world = WORLDS[settings["env"]]
+    world = find_world(settings["env"])
     env = world(split, policy.toy_scale, settings["history"])
     [episode] = play(
         planner, [env], [seed], horizon, tool_agent=tool_agent, carry=settings["carry_forecast"]
@@ -113,7 +114,7 @@ def main_oracle(args: argparse.Namespace) -> None:
     refuse_settings(args)
     if args.tool_agent:
         die("--tool_agent goes with --run or --model: the oracle's world has its own")
-    world = WORLDS[args.env or "toy-gui"]
+    world = world_or_die(args.env or "toy-gui")
     split = args.split or "train"
     picture = args.picture or "oracle.png"
     scale = 3 if args.scale is None else args.scale

@@ -34,7 +34,7 @@ from extras.vlm_tool_agent import (
     vlm_tool_agent,
     with_point,
 )
-from extras.worlds import WORLDS
+from extras.worlds import find_world
 from rewards import trajectory_reward
 from train import first_step_reward
 
@@ -118,7 +118,7 @@ def ask_tools(moment: dict, action: Action) -> Action:
     What the tools answer depends neither on `horizon` nor on `history`.
     """
     record = demonstration(
-        WORLDS[moment["env"]],
+        find_world(moment["env"]),
         moment["split"],
         moment["task"],
         horizon=1,

@@ -25,7 +25,7 @@ from agent import Policy, Sampling, encode, format_forecast, trainable
 from envs import DISMISS, Action, Example, Observation, demonstration
 from extras.loading import load_policy
 from extras.tiny_vlm import make_tiny
-from extras.worlds import WORLDS
+from extras.worlds import find_world
 from rewards import similarity
 
 
@@ -57,7 +57,7 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
         return finished
     # Renamed when it is whole: two runs may warm up side by side.
     work = finished.with_name(f"{name}.{os.getpid()}.tmp")
-    make_tiny(work, WORLDS[settings.env].words, settings.seed)
+    make_tiny(work, find_world(settings.env).words, settings.seed)
     policy = load_policy(work)
     policy.far_first = settings.order == "far"
     reading = teach_reading(policy, settings)
@@ -129,7 +129,7 @@ def teach_reading(policy: Policy, settings: WarmStart) -> float:
 
 def random_screen(rng: random.Random, settings: WarmStart):
     """The world some random steps into a training task: all words and icons on all screens."""
-    env = WORLDS[settings.env]("train")
+    env = find_world(settings.env)("train")
     env.reset(rng.randrange(settings.train_tasks))
     env.wander(rng)
     return env
@@ -275,7 +275,7 @@ def draw_lessons(settings: WarmStart, rng: random.Random, horizon: int) -> list[
     Half of the prompts carry a plan, two in five of those a damaged one, so that the same base can
     serve runs with and without --carry_forecast; check_start looks whether it does.
     """
-    world = WORLDS[settings.env]
+    world = find_world(settings.env)
     record = demonstration(
         world,
         "train",
@@ -355,7 +355,7 @@ def check_start(policy: Policy, settings: WarmStart, n: int = 400) -> dict:
 
 def draw_probes(settings: WarmStart, n: int) -> list[Probe]:
     """A random state of each of n demonstrations on the split `dev`."""
-    world = WORLDS[settings.env]
+    world = find_world(settings.env)
     rng = random.Random(f"gate {settings.seed}")
     probes = []
     for index in range(n):

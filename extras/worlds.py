@@ -1,10 +1,43 @@
-"""The toy worlds by their names, as --env and --bench say them.
+"""The worlds by their names, as --env and --bench say them.
 
-Called by train.py, eval.py and what plays, warms up or draws a toy world.
+Called by train.py, eval.py and what plays, warms up or draws a world.
 It knows no recorded benchmark: those are listed in benchmarks/catalog.py.
 """
 
-from envs import ToyGUI
+from functools import cache
+
+from envs import ToyGUI, die, memory_gui
 from extras.toy_tools import ToyTools
 
 WORLDS = {"toy-gui": ToyGUI, "toy-tools": ToyTools}
+# What can be said behind a name.
+OPTIONS = "toy-gui:memory=0.5"
+
+
+@cache
+def find_world(name: str) -> type:
+    """The class of a world: "toy-gui", or with its dial "toy-gui:memory=0.5" (envs.memory_gui).
+
+    The same name gives the same class. Raises ValueError, in one line, for what is no world.
+    """
+    kind, colon, option = name.partition(":")
+    if kind not in WORLDS:
+        raise ValueError(f"{name}: choose one of {', '.join(WORLDS)}, {OPTIONS}")
+    if not colon:
+        return WORLDS[kind]
+    dial, _, number = option.partition("=")
+    if kind != "toy-gui" or dial != "memory":
+        raise ValueError(f"{name}: what can follow a name is, for example, {OPTIONS}")
+    try:
+        share = float(number)
+    except ValueError:
+        raise ValueError(f"{name}: {number!r} is not a number") from None
+    return memory_gui(share)
+
+
+def world_or_die(name: str) -> type:
+    """The class of the world that --env names; a wrong name ends with one line, exit code 2."""
+    try:
+        return find_world(name)
+    except ValueError as error:
+        die(f"--env {error}")
