@@ -15,11 +15,14 @@ model):
                done
 
 One action a line: `kind text`, and for kinds that point optionally ` (x, y)` at the end, in the
-frame of the model family (0..1000 of each side for Qwen3-VL). Kinds and what their text says:
-envs.KINDS. `done`, `fail` and `answer` come last. With --order far the prompt ends in `next 5 far
-to near:` and the lines come in that order, so that the action which is executed, the last line, is
-written after the forecast and can depend on it. With --thinking N the answer begins with a thought
-that ends in `</think>`; what is judged, and what is remembered of it, stands behind that.
+frame of the model family (0..1000 of each side for Qwen3-VL); for a drag `drag Box to Bin (x, y)
+(x, y)`, where it begins and where it ends. Kinds and what their text says: envs.KINDS. `done`,
+`fail` and `answer` come last. With --order far the prompt ends in `next 5 far to near:` and the
+lines come in that order, so that the action which is executed, the last line, is written after the
+forecast and can depend on it. With --thinking N the answer begins with a thought that ends in
+`</think>`; what is judged, and what is remembered of it, stands behind that. With --forecast_states
+the prompt ends in `next 5 with states:`, and a line also says what will be seen after its action:
+`click Sound => Sound`.
 
 Sampling and scoring stand here in the plainest form that is right: each completion is a row of its
 own, computed by the model's own forward. It is the reference. How the same numbers are computed
@@ -41,7 +44,8 @@ from types import SimpleNamespace
 import torch
 from PIL import Image
 
-from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, ToolAgent
+from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, Point, ToolAgent
+from rewards import same_text, similarity
 
 # ---- prompt and parser --------------------------------------------------------------------------
 
@@ -60,8 +64,14 @@ SYSTEM = (
     "until the task ends, and nothing else. A line is a kind and its text:\n"
     + action_table()
     + "\nElements are named by the words that stand on the screen; "
-    "where one stands may follow as (x, y)."
+    "where one stands may follow as (x, y), of a drag also where it ends, as (x, y) (x, y)."
     "\nExample of an answer to `next 4:`\nclick Name\ntype amber\nclick Save\ndone"
+)
+
+
+STATES = (
+    "\nWhen asked `with states`, each line but the last one of a task also says what will be seen "
+    "after it, in a word or two: click Sound => Sound"
 )
 
 
@@ -70,7 +80,9 @@ def plain(text: str) -> str:
     return text.replace("<|", "< |")
 
 
-def build_prompt(observation: Observation, horizon: int, far_first: bool = False) -> list[dict]:
+def build_prompt(
+    observation: Observation, horizon: int, far_first: bool = False, states: bool = False
+) -> list[dict]:
     """The one prompt of training and evaluation, as a chat with a place for the screenshot.
 
     The screenshot comes after the task, so that under causal attention its tokens know what is
@@ -82,19 +94,30 @@ def build_prompt(observation: Observation, horizon: int, far_first: bool = False
         plan = "; ".join(str(action) for action in observation.plan)
         before += f"plan: {plain(plan)}\n"
     order = " far to near" if far_first else ""
+    if states:
+        order += " with states"
     user = [
         {"type": "text", "text": before},
         {"type": "image"},
         {"type": "text", "text": f"\nnext {horizon}{order}:"},
     ]
-    system = [{"type": "text", "text": SYSTEM}]
+    system = [{"type": "text", "text": SYSTEM + STATES if states else SYSTEM}]
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
 def format_forecast(actions: Sequence[Action], far_first: bool = False) -> str:
     """The text that parse_forecast reads back, without points: those are the tool agent's part."""
     written = reversed(actions) if far_first else actions
-    return "\n".join(str(action) for action in written)
+    return "\n".join(format_line(action) for action in written)
+
+
+STATE_SIGN = " => "
+
+
+def format_line(action: Action) -> str:
+    if not action.expects:
+        return str(action)
+    return f"{action}{STATE_SIGN}{action.expects}"
 
 
 NUMBER = r"-?\d{1,6}(?:\.\d{1,6})?"  # what is longer is no place on a screen: it stays text
@@ -107,15 +130,17 @@ def parse_forecast(
     horizon: int,
     frame: tuple[float, float] = (1000.0, 1000.0),
     far_first: bool = False,
+    states: bool = False,
 ) -> tuple[list[Action], str | None]:
     """Model text -> (the actions up to the first line that cannot be read, what was wrong or None).
 
     Never raises and never executes anything. What stands before `</think>` is not part of the
     answer. `frame`: what the model takes for the width and height of the screen; points come back
-    in 0..1. `far_first`: the lines are read, and counted, from the last one up.
+    in 0..1. `far_first`: the lines are read, and counted, from the last one up. `states`: what
+    stands behind the last ` => ` of a line is what its action expects; else it is part of the text.
 
-    >>> parse_forecast("click Save (500, 250)\\ndone", 5)[0]
-    [Action(kind='click', text='Save', point=(0.5, 0.25)), Action(kind='done', text='', point=None)]
+    >>> parse_forecast("click Save (500, 250)", 5)[0]
+    [Action(kind='click', text='Save', point=(0.5, 0.25), end=None)]
     >>> parse_forecast("click Save\\n__import__('os')", 5)[1]
     'line 2: unknown action kind "__import__(\\'os\\')"'
     """
@@ -131,7 +156,7 @@ def parse_forecast(
         if actions and actions[-1].kind in TERMINAL:
             return actions, f"line {number}: text after {actions[-1].kind}"
         try:
-            actions.append(parse_line(line, frame))
+            actions.append(parse_line(line, frame, states))
         except ValueError as error:
             return actions, f"line {number}: {error}"
     if not actions:
@@ -139,16 +164,22 @@ def parse_forecast(
     return actions, None
 
 
-def parse_line(line: str, frame: tuple[float, float]) -> Action:
+def parse_line(line: str, frame: tuple[float, float], states: bool = False) -> Action:
     """One line -> one action; ValueError says why it is none."""
+    expects = ""
+    if states and STATE_SIGN in line:
+        line, _, expects = line.rpartition(STATE_SIGN)
     kind, _, text = line.partition(" ")
     text = text.strip()
     point = None
-    place = POINT_AT_THE_END.search(text)
-    if kind in POINTING and place:
-        width, height = frame
-        text = text[: place.start()]
-        point = (float(place[1]) / width, float(place[2]) / height)
+    end = None
+    if kind in POINTING:
+        text, point = cut_point(text, frame)
+    if kind == "drag":
+        text, start = cut_point(text, frame)
+        if start is not None:
+            end = point
+            point = start
     may_have_text = bool(KINDS.get(kind))
     must_have_text = may_have_text and kind not in TERMINAL and point is None
     if must_have_text and not text:
@@ -157,7 +188,17 @@ def parse_line(line: str, frame: tuple[float, float]) -> Action:
         raise ValueError(f"text after {kind}")
     if kind in ("done", "fail"):  # a model may add why; nobody reads it
         text = ""
-    return Action(kind, text, point)  # which refuses unknown kinds and points beside the screen
+    # Action refuses unknown kinds and points beside the screen.
+    return Action(kind, text, point, end, expects.strip())
+
+
+def cut_point(text: str, frame: tuple[float, float]) -> tuple[str, Point | None]:
+    """The text without the (x, y) at its end, and that in 0..1; None where there is none."""
+    place = POINT_AT_THE_END.search(text)
+    if place is None:
+        return text, None
+    width, height = frame
+    return text[: place.start()], (float(place[1]) / width, float(place[2]) / height)
 
 
 # ---- the policy: a Qwen-VL with LoRA on its language model --------------------------------------
@@ -203,6 +244,7 @@ class Policy:
     peft: object = None
     far_first: bool = False  # forecasts are written from far to near (--order far)
     thinking: int = 0  # tokens to think with before the forecast (--thinking)
+    forecast_states: bool = False  # forecasts say what will be seen (--forecast_states)
     suppressed: torch.Tensor = field(init=False)  # ids that are never sampled: forbidden_tokens
     breaks: dict[int, int] = field(default_factory=dict)  # what line_breaks has decoded so far
 
@@ -260,11 +302,14 @@ class Policy:
         """
         if not self.tiny:
             return self.thinking + horizon * LINE_TOKENS
-        # Words are whole tokens. Only the tool world's vocabulary has the sign of a result.
+        # Words are whole tokens.
+        if self.forecast_states:
+            return self.thinking + horizon * 5  # "click Sound => Sound" and the line's end
+        # Only the tool world's vocabulary has the sign of a result.
         speaks_of_tools = "=" in self.tokenizer.get_vocab()
         if speaks_of_tools:
-            return horizon * 5  # "call add 3 4" and the line's end
-        return horizon * 3  # "click Save" and the line's end
+            return self.thinking + horizon * 5  # "call add 3 4" and the line's end
+        return self.thinking + horizon * 3  # "click Save" and the line's end
 
 
 def is_tiny(config) -> bool:
@@ -369,7 +414,9 @@ class Group:
 
 def encode(policy: Policy, observations: Sequence[Observation], horizon: int) -> list[Prompt]:
     """Observations -> prompts that ask for a forecast of `horizon` steps."""
-    chats = [build_prompt(observation, horizon, policy.far_first) for observation in observations]
+    order = policy.far_first
+    states = policy.forecast_states
+    chats = [build_prompt(observation, horizon, order, states) for observation in observations]
     images = [observation.screenshot() for observation in observations]
     return encode_chats(policy, chats, images)
 
@@ -610,7 +657,9 @@ def make_rollout(
         tokens = tokens[: tokens.index(end) + 1]
     text = policy.tokenizer.decode([token for token in tokens if token != end])
     frame = policy.frame(prompt.grid)
-    forecast, error = parse_forecast(text, horizon, frame, policy.far_first)
+    forecast, error = parse_forecast(
+        text, horizon, frame, far_first=policy.far_first, states=policy.forecast_states
+    )
     if not finished and error is None:
         error = f"cut off after {len(tokens)} tokens"
     thought = 0
@@ -790,7 +839,9 @@ def policy_planner(
     DEPARTURE: choosing is not in the paper. It is the way in which a whole forecast can decide
     about its first action: of `candidates` forecasts, "likelihood" takes the one with the largest
     joint probability (behind its thought, if it has one); "agreement" the likeliest of those that
-    begin as most of them do.
+    begin as most of them do; "last_plan" the one that keeps most of what was left of the last
+    forecast, which play hands over with `carry` (backward coherence, arXiv 2408.17355). It does not
+    stand in the prompt then. The likelier one wins a draw, as at the first step of an episode.
     """
     how = Sampling(
         horizon=horizon,
@@ -801,11 +852,14 @@ def policy_planner(
     generator = torch.Generator(policy.device).manual_seed(seed)
 
     def plan(observations: list[Observation], _envs: list) -> list[Plan]:
-        prompts = encode(policy, observations, horizon)
+        seen = observations
+        if choose == "last_plan":
+            seen = [replace(observation, plan=()) for observation in observations]
+        prompts = encode(policy, seen, horizon)
         groups = sample_all(policy, prompts, how, lambda start: generator)
         plans = []
-        for group in groups:
-            chosen = choose_rollout(group, choose)
+        for observation, group in zip(observations, groups, strict=True):
+            chosen = choose_rollout(group, choose, observation.plan)
             tokens = sum(len(rollout.completion_ids) for rollout in group)
             thought = sum(rollout.thought_tokens for rollout in group)
             plans.append(Plan(chosen.forecast, tokens, thought))
@@ -814,13 +868,25 @@ def policy_planner(
     return plan
 
 
-def choose_rollout(group: Sequence[Rollout], choose: str) -> Rollout:
-    """The likeliest rollout, with "agreement" among those with the commonest first action."""
+def choose_rollout(
+    group: Sequence[Rollout], choose: str, last_plan: Sequence[Action] = ()
+) -> Rollout:
+    """The likeliest rollout, with "agreement" among those with the commonest first action, with
+    "last_plan" among those that keep most of it."""
+    if choose == "last_plan":
+        kept = [steps_kept(rollout.forecast, last_plan) for rollout in group]
+        most = max(kept)
+        group = [rollout for rollout, steps in zip(group, kept, strict=True) if steps == most]
     if choose == "agreement":
         counts = Counter(first_line(rollout) for rollout in group)
         most = max(counts.values())
         group = [rollout for rollout in group if counts[first_line(rollout)] == most]
     return max(group, key=likelihood)
+
+
+def steps_kept(forecast: Sequence[Action], last_plan: Sequence[Action]) -> float:
+    """How many steps of the last plan a forecast keeps in their places, by similarity."""
+    return sum(map(similarity, forecast, last_plan))
 
 
 def likelihood(rollout: Rollout) -> float:
@@ -847,6 +913,7 @@ class Play:
     references: list[list[Action]] = field(default_factory=list)  # the oracle's plans
     screens: list[tuple] = field(default_factory=list)  # (label, box) of each element, for pictures
     results: list[str] = field(default_factory=list)  # info["result"] of the environment
+    surprises: list[bool] = field(default_factory=list)  # something else was seen than expected
     success: bool = False
     tokens: int = 0  # written in the whole episode, thoughts included
     thought: int = 0  # how many of them were thought
@@ -886,6 +953,7 @@ def play(
             if carry:
                 seen[i] = replace(seen[i], plan=tuple(forecast[1:]))
             plays[i].results.append(info["result"])
+            plays[i].surprises.append(is_surprised(forecast, envs[i]))
             plays[i].success = info["success"]
             if not terminated and not truncated:
                 still_running.append(i)
@@ -915,6 +983,13 @@ def execute_first_steps(
     for i, action in zip(readable, answers, strict=True):
         executed[i] = action
     return executed
+
+
+def is_surprised(forecast: Sequence[Action], env) -> bool:
+    """Whether the screen is not what the step that led to it expected, if it expected anything."""
+    if not forecast or not forecast[0].expects:
+        return False
+    return not same_text(forecast[0].expects, env.screen_name())
 
 
 def remember(record: Play, observation: Observation, plan: Plan, env, horizon: int) -> None:

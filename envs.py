@@ -12,10 +12,11 @@ This file stands on nothing else of the project.
 """
 
 import copy
+import dataclasses
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import chain
@@ -38,7 +39,7 @@ KINDS = {
     "right_click": "the element",
     "long_press": "the element",
     "hover": "the element",
-    "drag": "what is dragged, and after the word to where it goes, such as Box to Bin",
+    "drag": "what is dragged to what, such as Box to Bin",
     "select": "the option",
     "type": "the text to enter",
     "scroll": "up, down, left or right: the side whose content comes into view",
@@ -81,6 +82,8 @@ class Action:
     """One operation. `text` is a single line; `point`, where there is one, lies in 0..1.
 
     Of a drag, `point` is where it begins and `end` where it ends; no other kind has an end.
+    `expects` says what a forecast expects to see after it (--forecast_states); it is no part of
+    what is done, so actions are equal whatever they expect.
     Raises ValueError for an unknown kind, a text that is too long or not one line, a scroll without
     a direction, an end of what is no drag, or a point that is not two finite numbers in 0..1:
     nothing that is not a legal action can exist.
@@ -90,6 +93,7 @@ class Action:
     text: str = ""
     point: Point | None = None
     end: Point | None = None
+    expects: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self):
         if self.kind not in KINDS:
@@ -98,6 +102,8 @@ class Action:
             raise ValueError(
                 f"the text of {self.kind} must be one line of at most {MAX_TEXT} characters"
             )
+        if not is_short_line(self.expects):
+            raise ValueError(f"what {self.kind} expects must be one line like its text")
         if self.kind == "scroll" and self.text not in DIRECTIONS:
             directions = ", ".join(sorted(DIRECTIONS))
             raise ValueError(
@@ -749,6 +755,7 @@ class ToyGUI:
     splits = tuple(SPLITS)
     grid = (COLS, ROWS)
     memory: float | None = None  # see memory_gui
+    states = False  # see with_states
     # All that a prompt or a picture can hold beside the kinds of actions and the icons.
     words = (*SCREEN_WORDS, "switch", "on", "off", "in", "code", "finish")
 
@@ -894,6 +901,21 @@ class ToyGUI:
             if element.role == "field" and self.values[element.widget]:
                 cells[column + 5, row] = self.values[element.widget]
         return cells
+
+    def screen_name(self) -> str:
+        """What is seen now, in a word: what lies over the page, the field that is written in, the
+        word that all is saved, or else the page."""
+        if isinstance(self.overlay, Dialog):
+            return self.overlay.message
+        if isinstance(self.overlay, Menu):
+            return "Menu"
+        if isinstance(self.overlay, Guide):
+            return "Guide"
+        if self.focus is not None:
+            return self.task.shown[self.focus]
+        if self.committed:
+            return "Saved"
+        return self.shown_title(self.page)
 
     def key(self) -> str:
         """Names the screen, so that the tool agent answers the same on the same screen."""
@@ -1100,7 +1122,8 @@ class ToyGUI:
 
         Their texts are an annotator's: now and then the instruction's word instead of the name on
         the screen, until that word was refused. `exact`: the first one names what stands on the
-        screen, so that the tool agent finds it.
+        screen, so that the tool agent finds it. They say what will be seen in worlds of
+        with_states.
         """
         # Played on a copy. No popup comes in it: interruptions cannot be foreseen.
         imagined = copy.copy(self)
@@ -1112,6 +1135,8 @@ class ToyGUI:
             if action.kind in TERMINAL:
                 break
             imagined.apply(action)
+            if self.states:
+                plan[-1] = replace(action, expects=imagined.screen_name())
         if exact and plan[0].point is not None:
             target = self.element_at(plan[0].point)
             plan[0] = replace(plan[0], text=target.label)
@@ -1225,6 +1250,21 @@ def memory_gui(share: float) -> type[ToyGUI]:
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"memory={share}: the share must lie in 0..1")
     return type("MemoryGUI", (ToyGUI,), {"memory": share})
+
+
+@cache
+def with_states(world: type) -> type:
+    """The same world, whose oracle also says what will be seen after each action but the last one
+    of a task: `click Sound => Sound` (--forecast_states).
+
+    The same world gives the same class. Raises ValueError for a world that has no names for its
+    screens.
+    """
+    if not hasattr(world, "screen_name"):
+        raise ValueError(f"{world.__name__} has no names for its screens")
+    # A tiny model that is asked for states, and writes them, needs these words too.
+    words = (*world.words, "with", "states", "=>")
+    return type(world.__name__, (world,), {"states": True, "words": words})
 
 
 def name_overlay(overlay: Overlay | None) -> str:
@@ -1414,15 +1454,19 @@ ALIASES = other_names()  # name -> the same thing's other name, both ways
 
 
 def find_element(
-    action: Action, elements: Sequence[tuple[str, Box]], key: str, flaky: float = 0.0
+    action: Action,
+    elements: Sequence[tuple[str, Box]],
+    key: str,
+    flaky: float = 0.0,
+    aliases: Mapping[str, str] = ALIASES,
 ) -> Action | None:
     """A forecast step -> the same action with a point, or None when the tool agent refuses.
 
     `elements`: (label, box) of all that is on the screen. An exact label is always found, a label's
     other name in 30 % of cases (and taken for something else in 10 %), any other text never;
-    `flaky` is the chance that it fails whatever the text. Like a frozen model with greedy decoding
-    it repeats itself: the same text on the same screen (`key`) gives the same answer. The action's
-    own point is not looked at. Actions that need no point pass.
+    `flaky` is the chance that it fails whatever the text; `aliases`: name -> other name. Like a
+    frozen model with greedy decoding it repeats itself: the same text on the same screen (`key`)
+    gives the same answer. The action's own point is not looked at. Actions that need no point pass.
 
     Of a drag, "Box to Bin" (split_drag), both ends are looked for in this way: it is refused where
     the first is not found, and has no `end` where the second is not.
@@ -1436,7 +1480,9 @@ def find_element(
             end = find_element(Action("click", goal), elements, key)
             if start is None:
                 return None
-            return Action("drag", action.text, start.point, None if end is None else end.point)
+            if end is None:
+                return Action("drag", action.text, start.point)
+            return Action("drag", action.text, start.point, end.point)
     rng = tool_agent_rng(action, key)
     luck = rng.random()
     if rng.random() < flaky:
@@ -1446,7 +1492,7 @@ def find_element(
     if exact:
         return Action(action.kind, action.text, centre(rng.choice(exact)))
 
-    other_name = ALIASES.get(action.text)
+    other_name = aliases.get(action.text)
     alias = [box for label, box in elements if label == other_name]
     if not alias:
         return None

@@ -11,12 +11,20 @@ of each forecast is executed, through the frozen tool agent, and it forecasts ag
     failed          share of steps whose action the tool agent refused or a tool failed to answer,
                     or whose forecast could not be read
     unreadable      share of forecasts of which not one line could be read
+    surprised       of the steps that said what would be seen after them, how often something else
+                    was (only with --forecast_states)
+    by_kind         for each kind of the oracle's next action, how often the first action of the
+                    forecast agrees with it
+    by_demand       success by what the tasks demand, in worlds that say so (`demand`)
+    solved          0 or 1 for each seed, so that policies can be compared task by task
 
-Recorded benchmarks are scored by their official rules, which stand in benchmarks/.
+Recorded benchmarks are scored by their official rules, and benchmarks that are played by their
+protocols or by their own runners; both stand in benchmarks/.
 
     python eval.py --run runs/toy --split test     # a row each: random, warm start, stages, oracle
     python eval.py --bench androidcontrol --data ROOT --run runs/android
     python eval.py --bench androidcontrol --data ROOT --model NAME   # the base, without a run
+    python eval.py --bench miniwob --run DIR       # in a real browser: docs/online.md
     python -m extras.ablation --seeds 5 --jobs 2   # trains and compares all arms
     python -m extras.play --run runs/toy           # plays one episode and draws it
 """
@@ -24,9 +32,9 @@ Recorded benchmarks are scored by their official rules, which stand in benchmark
 import argparse
 import itertools
 import json
-import math
 import random
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,14 +43,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from agent import Plan, Planner, Play, Policy, plain, play, policy_planner
+from benchmarks import online
 from benchmarks.catalog import BENCHMARKS, TOOL_BENCHES
 from benchmarks.gui_scoring import score_bench
 from benchmarks.tool_scoring import score_tools
-from envs import Action, Example, Observation, ToolAgent, die, one_line
+from envs import DISMISS, KINDS, Action, Example, Observation, ToolAgent, die, one_line
 from extras.chosen_policy import add_settings, add_who, load_chosen, read_settings, refuse_settings
+from extras.intervals import wilson
+from extras.readable_json import readable_json
 from extras.run_folder import load_run_policy, memory_or_die, write
 from extras.toy_tools import NUMBERS
-from extras.vlm_tool_agent import ask, frozen_vlm, load_tool_agent
+from extras.vlm_tool_agent import OCR, ask, frozen_vlm, load_tool_agent
 from extras.worlds import WORLDS, find_world
 from rewards import repetitions, similarity
 
@@ -96,16 +107,20 @@ def evaluate(
     """Play seeds 0..n-1 of a split of a world; returns the metrics and the plays.
 
     `scale`: how large its screens are drawn. `carry`, `tool_agent` (None: the world's own): see
-    agent.play. `batch`: episodes that are played side by side.
+    agent.play. `batch`: episodes that are played side by side, at most as many as the world can
+    (`side_by_side`, where each takes a browser).
     """
+    batch = min(batch, getattr(world, "side_by_side", batch))
     plays = []
+    demands = []
     for start in range(0, n, batch):
         seeds = range(start, min(start + batch, n))
         envs = [world(split, scale, history) for _ in seeds]
         plays += play(planner, envs, seeds, horizon, tool_agent=tool_agent, carry=carry)
+        demands += [env.demand for env in envs if hasattr(env, "demand")]
         if progress:
             progress(len(seeds))
-    return toy_metrics(plays, horizon), plays
+    return toy_metrics(plays, horizon, demands), plays
 
 
 def evaluate_policy(
@@ -156,10 +171,11 @@ def evaluate_planner(
 # ---- metrics of a toy world ---------------------------------------------------------------------
 
 
-def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
+def toy_metrics(plays: Sequence[Play], horizon: int, demands: Sequence[int] = ()) -> dict:
     """The numbers of the module docstring, and steps and tokens; all shares lie in 0..1.
 
     Tokens thought are counted among the tokens, and once more for themselves where there are any.
+    `demands`: what each task demanded, in worlds that say so.
     """
     solved = sum(episode.success for episode in plays)
     steps = sum(len(episode.results) for episode in plays)
@@ -179,26 +195,14 @@ def toy_metrics(plays: Sequence[Play], horizon: int) -> dict:
     }
     if thought > 0:
         metrics["thought_per_episode"] = thought / len(plays)
+    surprised = share_surprised(plays)
+    if surprised is not None:
+        metrics["surprised"] = surprised
+    metrics["by_kind"] = right_by_kind(plays)
+    if demands:
+        metrics["by_demand"] = success_by_demand(plays, demands)
+    metrics["solved"] = [int(episode.success) for episode in plays]
     return metrics
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a rate.
-
-    >>> [round(x, 3) for x in wilson(8, 10)]
-    [0.49, 0.943]
-    """
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959964  # of the normal distribution, 95 % lie within z standard deviations
-    rate = successes / n
-    middle = rate + z * z / (2 * n)
-    variance = rate * (1 - rate)
-    half = z * math.sqrt(variance / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low = (middle - half) / scale
-    high = (middle + half) / scale
-    return max(0.0, low), min(1.0, high)
 
 
 def agree(one: Action, other: Action) -> bool:
@@ -252,6 +256,69 @@ def share_unreadable(plays: Sequence[Play]) -> float:
     forecasts = all_forecasts(plays)
     empty = sum(len(forecast) == 0 for forecast in forecasts)
     return empty / max(1, len(forecasts))
+
+
+def share_surprised(plays: Sequence[Play]) -> float | None:
+    """How often an expectation was wrong; None where no first step expected anything."""
+    surprised = []
+    for episode in plays:
+        for forecast, was_surprised in zip(episode.forecasts, episode.surprises, strict=True):
+            if forecast and forecast[0].expects:
+                surprised.append(was_surprised)
+    if not surprised:
+        return None
+    return sum(surprised) / len(surprised)
+
+
+# What stands on the buttons that close a dialog.
+CLOSING = frozenset({*DISMISS, "OK"})
+CLOSE = "click to close"
+TYPE_UNSAID = "type unsaid"
+
+
+def kind_of(action: Action, instruction: str) -> str:
+    """The kind of an action, in two parts where one average would hide something.
+
+    A click that closes a dialog needs the screen alone; a text that the instruction does not say
+    has to be remembered from an earlier screen, or read on this one.
+    """
+    if action.kind == "click" and action.text in CLOSING:
+        return CLOSE
+    if action.kind == "type" and action.text not in instruction:
+        return TYPE_UNSAID
+    return action.kind
+
+
+def right_by_kind(plays: Sequence[Play]) -> dict[str, dict]:
+    """How often the first action of a forecast agrees with the oracle's, by the latter's kind."""
+    right = defaultdict(list)
+    for episode in plays:
+        steps = zip(episode.observations, episode.forecasts, episode.references, strict=True)
+        for observation, forecast, reference in steps:
+            if not reference:
+                continue  # a world without an oracle for this task
+            kind = kind_of(reference[0], observation.instruction)
+            right[kind].append(bool(forecast) and agree(forecast[0], reference[0]))
+    by_kind = {}
+    for kind in sorted(right, key=place_of_kind):
+        by_kind[kind] = {"right": sum(right[kind]) / len(right[kind]), "n": len(right[kind])}
+    return by_kind
+
+
+def place_of_kind(kind: str) -> tuple[int, str]:
+    """Where a kind stands in a table: as in envs.KINDS, its parts behind it."""
+    return list(KINDS).index(kind.split()[0]), kind
+
+
+def success_by_demand(plays: Sequence[Play], demands: Sequence[int]) -> dict[str, dict]:
+    solved = defaultdict(list)
+    for episode, demand in zip(plays, demands, strict=True):
+        solved[demand].append(episode.success)
+    by_demand = {}
+    for demand in sorted(solved):
+        share = sum(solved[demand]) / len(solved[demand])
+        by_demand[str(demand)] = {"success": share, "n": len(solved[demand])}
+    return by_demand
 
 
 # ---- the exam of a whole run, or of a model without one -----------------------------------------
@@ -318,6 +385,30 @@ def table_row(name: str, metrics: dict) -> str:
         f"{metrics['tokens_per_episode']:7.1f}",
     ]
     return " ".join(cells)
+
+
+def parts_table(exam_metrics: dict[str, dict], part: str, share: str) -> str:
+    """A small table of `by_kind` or `by_demand`: one row a policy, "52% of 310" in a cell.
+
+    Policies meet different states, so the numbers behind "of" differ.
+    """
+    columns = {}  # in the place of an ordered set
+    for metrics in exam_metrics.values():
+        columns |= dict.fromkeys(metrics[part])
+    names = sorted(columns, key=place_of_kind) if part == "by_kind" else list(columns)
+    rows = [" ".join([f"{'policy':8}", *(f"{name:>14}" for name in names)])]
+    for policy, metrics in exam_metrics.items():
+        cells = [f"{policy:8}"]
+        for name in names:
+            cells.append(f"{part_cell(metrics[part].get(name), share):>14}")
+        rows.append(" ".join(cells))
+    return "\n".join(rows)
+
+
+def part_cell(numbers: dict | None, share: str) -> str:
+    if numbers is None:
+        return "-"
+    return f"{numbers[share]:.0%} of {numbers['n']}"
 
 
 # ---- the door to recorded benchmarks ------------------------------------------------------------
@@ -443,7 +534,7 @@ def bench_tools(args: argparse.Namespace) -> tuple[dict, list[dict]]:
 
 def looker(examinee: Examinee) -> Callable[[Image.Image, str], str] | None:
     """(picture, question) -> what the frozen VLM says; None where no VLM is named."""
-    if not examinee.tool_agent:
+    if examinee.tool_agent in ("", OCR):  # the toolbox reads by itself
         return None
     vlm = frozen_vlm(examinee.tool_agent, examinee.policy, examinee.max_pixels)
 
@@ -477,8 +568,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what = parser.add_argument_group("on what")
     what.add_argument(
         "--bench",
-        choices=[*WORLDS, *exam_benchmarks()],
-        help="what to be examined on; default: the toy world of the run, toy-gui for --model",
+        help="what to be examined on; default: the world of the run, toy-gui for --model. Worlds, "
+        f"as of train.py --env: {', '.join(WORLDS)}; recorded: {', '.join(exam_benchmarks())}; "
+        f"played: {', '.join(online.FLAGS)}",
     )
     what.add_argument(
         "--split",
@@ -486,7 +578,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"{'; '.join(splits)} (default test); recorded benchmarks: see docs/data.md",
     )
     what.add_argument("--limit", type=int, default=300, help="toy worlds: number of tasks")
-    what.add_argument("--data", help="root folder of a recorded benchmark")
+    what.add_argument(
+        "--data",
+        help="root folder of a recorded benchmark; androidworld, osworld: the git clone",
+    )
     what.add_argument(
         "--protocol",
         help="scoring rule of a recorded benchmark; the first of its rules is the default",
@@ -496,6 +591,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="androidcontrol: file of steps to count (OS-Atlas's ac_idx.txt); ROOT/ac_idx.txt is "
         "found by itself",
     )
+    online.add_flags(parser)
 
     out = parser.add_argument_group("where the numbers go")
     out.add_argument("--json", help="write the numbers to this file")
@@ -511,20 +607,35 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @memory_or_die()
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    given = [who for who in (args.run, args.model, args.predictions) if who]
+    check_bench(args.bench)
+    given = [who for who in (args.run, args.model, args.predictions, args.planner) if who]
     if len(given) != 1:
-        die("give one of --run DIR, --model NAME and --predictions FILE")
+        die("give one of --run DIR, --model NAME, --predictions FILE and --planner NAME")
     if args.predictions:
         refuse_settings(args)
     try:
-        if args.bench in BENCHMARKS:
+        online.refuse_flags(args)
+        if args.bench in online.FLAGS:
+            result = online.main_online(args, oracle_planner)
+        elif args.bench in BENCHMARKS:
             result = main_recorded(args)
         else:
             result = main_toy(args)
         if args.json:
-            write(Path(args.json), json.dumps(result, indent=1))
+            write(Path(args.json), readable_json(result))
     except (ValueError, OSError) as error:
         die(one_line(str(error)))
+
+
+def check_bench(name: str | None) -> None:
+    """What is neither a benchmark nor a world ends with one line."""
+    benchmarks = [*exam_benchmarks(), *online.FLAGS]
+    if name is None or name in benchmarks:
+        return
+    try:
+        find_world(name)
+    except ValueError as error:
+        die(f"--bench {one_line(str(error))}; or of the benchmarks {', '.join(benchmarks)}")
 
 
 def main_toy(args: argparse.Namespace) -> dict:
@@ -545,6 +656,11 @@ def main_toy(args: argparse.Namespace) -> dict:
         die(f"--split {split}: {name} has {', '.join(splits)}")
     metrics = exam(args.run, settings, split, args.limit)
     print(f"protocol {name}, split {split}, greedy, n = {args.limit}\n{table(metrics)}")
+    print("\nfirst action right, by the kind of the oracle's")
+    print(parts_table(metrics, "by_kind", "right"))
+    if "by_demand" in metrics["oracle"]:
+        print("\nsuccess, by what the task demands")
+        print(parts_table(metrics, "by_demand", "success"))
     return {"protocol": name, "split": split, "n": args.limit, "policies": metrics}
 
 

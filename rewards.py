@@ -6,6 +6,8 @@
 | repeat   | 1     | -lambda_rep .. 0   | -gamma^(t-1) lambda_rep, if a_hat_t stood before t  |
 | overrun  | 1     | -lambda_rep .. 0   | -gamma^(t-1) lambda_rep, for a step beyond the      |
 |          |       |                    | reference, or one that cannot be read               |
+| state    | 1     | 0 .. lambda_align  | gamma^(t-1) lambda_align sim(s_hat_t, s*_t), only   |
+|          |       |                    | with --forecast_states: what is seen after a step   |
 | grounded | 2     | 0 or 1             | 1[what the tool agent made of a_hat_1 does a*_1]    |
 
 `reward` is the sum of the terms of its stage. `python rewards.py` prints honest and cheating
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs import POINTING, Action, Box, Point, inside
+from envs import POINTING, Action, Box, Point, inside, split_drag
 
 # ---- similarity of two actions ------------------------------------------------------------------
 
@@ -82,14 +84,18 @@ def similarity(predicted: Action, reference: Action) -> float:
     """sim(a_hat, a*) of stage 1, in 0..1: the kinds must be equal, then the arguments are compared.
 
     Pointing kinds: similarity of the grounding texts; without a reference text, points within
-    POINT_RADIUS. Every other kind (typed text, app name, direction, tool call, answer): all or
-    nothing.
+    POINT_RADIUS. A drag: the less similar of its two ends; without a reference text, the point and,
+    where one is recorded, the end within POINT_RADIUS. Every other kind (typed text, app name,
+    direction, tool call, answer): all or nothing.
     DEPARTURE: the paper leaves sim open. A right kind alone pays nothing: learning was seen to stop
-    at such partial credit, and in other code a wrong app name earned it.
+    at such partial credit, and in other code a wrong app name earned it. Of a drag, one right end
+    alone pays nothing either.
 
     >>> similarity(Action("click", "Save"), Action("click", "the Save button"))
     1.0
     >>> similarity(Action("type", "a"), Action("type", "ab"))
+    0.0
+    >>> similarity(Action("drag", "Bin to Box"), Action("drag", "Box to Bin"))
     0.0
     """
     if predicted.kind != reference.kind:
@@ -97,8 +103,24 @@ def similarity(predicted: Action, reference: Action) -> float:
     if reference.kind not in POINTING:
         return float(same_text(predicted.text, reference.text))
     if reference.text:
-        return text_similarity(predicted.text, reference.text)
-    return float(near(predicted.point, reference.point))
+        return grounding_similarity(predicted, reference)
+    return float(near(predicted.point, reference.point) and ends_agree(predicted, reference))
+
+
+def grounding_similarity(predicted: Action, reference: Action) -> float:
+    """Similarity of two grounding texts in 0..1; of a drag that of the end that agrees less."""
+    if reference.kind == "drag":
+        dragged, goal = split_drag(reference.text)
+        if goal:
+            said_dragged, said_goal = split_drag(predicted.text)
+            return min(text_similarity(said_dragged, dragged), text_similarity(said_goal, goal))
+    return text_similarity(predicted.text, reference.text)
+
+
+def ends_agree(predicted: Action, reference: Action) -> bool:
+    """Whether a drag ends where the recorded one does; one without an end, and every other kind,
+    agrees with anything."""
+    return reference.end is None or near(predicted.end, reference.end)
 
 
 def near(one: Point | None, other: Point | None) -> bool:
@@ -137,13 +159,21 @@ def repetitions(forecast: Sequence[Action]) -> list[int]:
 
 def meaning_of(action: Action) -> tuple:
     """A key that is equal for actions that do the same: grounding texts that differ only in filler
-    words or in their order name the same element."""
+    words or in their order name the same element. From where a drag goes to where is another."""
+    if not action.text:
+        return action.kind, action.point, action.end  # they count where no text says what is meant
+    if action.kind == "drag":
+        dragged, goal = split_drag(action.text)
+        return action.kind, name_of(dragged), name_of(goal)
     if action.kind in POINTING:
-        words = tuple(sorted(naming_words(action.text)))
-        if words:
-            return action.kind, words
-    point = None if action.text else action.point  # it counts where no text says what is meant
-    return action.kind, folded(action.text), point
+        return action.kind, name_of(action.text)
+    return action.kind, folded(action.text)
+
+
+def name_of(text: str) -> tuple[str, ...]:
+    """The words that name an element, in order of the alphabet; a text without any is one."""
+    words = sorted(naming_words(text))
+    return tuple(words) if words else (folded(text),)
 
 
 @dataclass
@@ -163,6 +193,7 @@ def trajectory_reward(
     lambda_align: float = 1.0,
     lambda_rep: float = 0.3,
     readable: bool = True,
+    states: bool = False,
 ) -> Reward:
     """Stage 1: R(tau_hat, tau*) = sum_t gamma^(t-1) (lambda_align sim_t - lambda_rep rep_t), paper
     eq. for r_t.
@@ -175,12 +206,16 @@ def trajectory_reward(
       line and every position after it, one beyond the horizon included, cost lambda_rep. An empty
       or wholly unreadable forecast has the least possible reward.
     DEPARTURE: the paper does not say what the last two are worth.
+    With `states` there is one more term, "state": what each action expects to be seen, aligned as
+    the texts of actions are, whether or not its action is right.
 
     >>> save, done = Action("click", "Save"), Action("done")
     >>> trajectory_reward([save, save], [save, done], horizon=2).terms
     {'align': 1.0, 'repeat': -0.27, 'overrun': 0.0, 'reward': 0.73}
     """
     terms = {"align": 0.0, "repeat": 0.0, "overrun": 0.0}
+    if states:
+        terms["state"] = 0.0
     steps = []
     forecast = forecast[:horizon]
     repeated = repetitions(forecast)
@@ -189,6 +224,7 @@ def trajectory_reward(
         align = 0.0
         repeat = 0.0
         overrun = 0.0
+        state = 0.0
         written = t < len(forecast)
         due = t < len(reference)
         if written and due:
@@ -199,7 +235,11 @@ def trajectory_reward(
         terms["align"] += align
         terms["repeat"] += repeat
         terms["overrun"] += overrun
-        steps.append(align + repeat + overrun)
+        if states and written and due:
+            agreement = text_similarity(forecast[t].expects, reference[t].expects)
+            state = discount * lambda_align * agreement
+            terms["state"] += state
+        steps.append(align + repeat + overrun + state)
     return Reward(terms | {"reward": sum(steps)}, steps)
 
 
@@ -211,14 +251,14 @@ def grounded_reward(executed: Action | None, reference: Action, boxes: Sequence[
     returned it (None: it refused, failed, or nothing could be read).
 
     Pointing kinds: 1[point inside a target box]; where no box is recorded, within POINT_RADIUS of
-    the recorded point.
+    the recorded point. A drag must also end within POINT_RADIUS of where the recorded one ends.
     DEPARTURE: the paper leaves the other kinds open: their argument must match (typed text,
-    direction, app, tool call, answer)."""
+    direction, app, tool call, answer), and so must the end of a drag."""
     if executed is None or executed.kind != reference.kind:
         return 0.0
     if reference.kind not in POINTING:
         return float(same_text(executed.text, reference.text))
-    if executed.point is None:
+    if executed.point is None or not ends_agree(executed, reference):
         return 0.0
     if boxes:
         return float(any(inside(executed.point, box) for box in boxes))

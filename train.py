@@ -53,11 +53,12 @@ from benchmarks.training import parse_data, recorded_examples
 from envs import Action, Example, ToolAgent, demonstration, die, own_tool_agent
 from eval import oracle_planner, random_planner
 from extras import torchrun
-from extras.loading import FORWARDS, check_budget, let_think, load_policy, needs_a_thinker
+from extras.lessons import ANSWERS
+from extras.loading import FORWARDS, check_budget, let_think, load_policy
 from extras.report import Clock, Warnings, announce, draw_pictures, examine, last_success, warn
 from extras.run_folder import RunFolder, memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
-from extras.warm_start import WarmStart, warm_base
+from extras.warm_start import WarmStart, carried_plans, start_folder, warm_base
 from extras.worlds import find_world, world_or_die
 from rewards import grounded_reward, group_advantages, trajectory_reward
 
@@ -79,7 +80,11 @@ class Config:
         begins="the run",
     )
     seed: int = flag(0, "decides everything drawn at random: tasks, warm start, adapters, samples")
-    stages: str = flag("warmup,stage1,stage2", "what to run; leave out a stage for an ablation")
+    stages: str = flag(
+        "warmup,stage1,stage2",
+        "what to run; leave out stage1 or stage2 for an ablation. The warm start is made in any "
+        "case, unless --model brings a model",
+    )
     resume: bool = flag(
         False,
         "go on from checkpoint.pt of output_dir; the result is the same as of a run that was "
@@ -148,7 +153,13 @@ class Config:
         0,
         "N, tokens to think with before each forecast, as the paper's planner does; 0: it answers "
         "at once (DEPARTURE), for a thought takes many times as long to write as a forecast. Needs "
-        "a --model that thinks",
+        "a --model that thinks, or none: the tiny one then learns in its warm start to think back "
+        "from the end of its plan",
+    )
+    forecast_states: bool = flag(
+        False,
+        "each line of a forecast also says what will be seen after it, such as `click Sound => "
+        "Sound`; stage 1 aligns it as it does the action, and a played episode counts surprises",
     )
     carry_forecast: bool = flag(
         False,
@@ -252,6 +263,23 @@ class Config:
         "the warm start sees forecasts of 1 to this many steps, so every --horizon up to it "
         "starts equally",
     )
+    warmup_lessons: str = flag(
+        "forecasts",
+        "what the warm start imitates; forecasts, or a control that tells why they teach: next "
+        "(the next action alone), scrambled (the words of the later steps in random order), "
+        "left_out (later steps missing at random); see extras/lessons.py",
+    )
+    warmup_own_plans: bool = flag(
+        False,
+        "warm start, third part: half as many batches again, with the model's own plans in half of "
+        "the prompts; for --carry_forecast, where a start that knows the oracle's plans alone "
+        "trusts its own too much",
+    )
+    silent_hops: int = flag(
+        0,
+        "toy-map: up to how many look-ups the warm start teaches to do silently, before the first "
+        "word of an answer: what a reactive agent needs for tasks of that depth",
+    )
     warmup_dir: str = flag(
         "runs/warmup",
         "warm-started models are kept here and reused by later runs with the same warm-up settings",
@@ -273,8 +301,7 @@ class Config:
     threads: int = flag(0, "CPU threads for torch; 0 leaves torch's own choice")
 
 
-# The warm start is made in any case (unless --model brings a model): its name is there so that
-# `--stages warmup` can leave out the other two.
+# "warmup" is there so that `--stages warmup` can leave out the other two.
 STAGES = ("warmup", "stage1", "stage2")
 # The least value of a number. What stands neither here nor in ABOVE_0 may be 0.
 AT_LEAST = {
@@ -287,7 +314,6 @@ AT_LEAST = {
     "warmup_batch": 1,
     "warmup_horizon": 1,
     "reading_steps": 1,
-    "warmup_steps": 1,
     "eval_tasks": 1,
     "save_every": 1,
     "lora_rank": 1,
@@ -306,13 +332,19 @@ def parse_config(argv: list[str] | None = None) -> Config:
         parser.set_defaults(**FOR_A_HUB_MODEL)  # a flag that is given still wins
     config = Config(**vars(parser.parse_args(argv)))
     check_numbers(config)
-    check_choice("eval_split", config.eval_split, world_or_die(config.env).splits)
+    world = world_or_die(config.env, config.forecast_states)
+    check_choice("eval_split", config.eval_split, world.splits)
     check_choice("credit", config.credit, ("own", "step", "trajectory"))
     check_choice("order", config.order, ("near", "far"))
     check_choice("forward", config.forward, FORWARDS)
-    check_thinking(config)
+    check_choice("warmup_lessons", config.warmup_lessons, ANSWERS)
+    # What can be told before a model is loaded; the rest is loading.let_think's.
+    check_budget(config.thinking, tiny=not config.model)
+    check_own_plans(config)
     check_shares(config)
     check_stages(config)
+    if config.data and config.forecast_states:
+        die("--forecast_states is for the toy worlds: recorded steps have no names for screens")
     parse_data(config.data)  # a set or folder that is not there ends here
     return config
 
@@ -357,13 +389,12 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
         die(f"--{name} {value}: choose one of {', '.join(choices)}")
 
 
-def check_thinking(config: Config) -> None:
-    """What can be told before a model is loaded; the rest is loading.let_think's."""
-    check_budget(config.thinking)
-    if config.thinking > 0 and not config.model:
+def check_own_plans(config: Config) -> None:
+    """A start that is taught one step writes no plan that could stand in its prompt."""
+    if config.warmup_own_plans and warm_start_settings(config).longest == 1:
         die(
-            f"{needs_a_thinker(config.thinking)}; the project's tiny one does not: "
-            "name one with --model"
+            "--warmup_own_plans: a plan is what is left of a forecast of two steps or more; "
+            "--warmup_horizon 1 and --warmup_lessons next teach one"
         )
 
 
@@ -398,11 +429,10 @@ def warm_start_settings(config: Config) -> WarmStart:
 
 @dataclass
 class State:
-    """A random state of a demonstration."""
+    """A random state of a demonstration, and those before it, from the first one on."""
 
     example: Example
-    before: Example | None  # the state one step earlier; None at the start
-    plan_before: tuple[Action, ...]  # a plan for the prompt of `before`: the oracle's, a step older
+    before: list[Example]
 
 
 def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iterator[list[Example]]:
@@ -420,7 +450,7 @@ def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iter
 
 def draw_state(rng: random.Random, config: Config, scale: int) -> State:
     record = demonstration(
-        find_world(config.env),
+        find_world(config.env, config.forecast_states),
         "train",
         index=rng.randrange(config.train_tasks),
         horizon=config.horizon,
@@ -429,26 +459,19 @@ def draw_state(rng: random.Random, config: Config, scale: int) -> State:
         scale=scale,
     )
     i = rng.randrange(len(record))
-    return State(
-        example=record[i],
-        before=record[i - 1] if i > 0 else None,
-        plan_before=record[i - 2].reference[1:] if i > 1 else (),
-    )
+    return State(example=record[i], before=record[:i])
 
 
 def carry_forecasts(policy: Policy, config: Config, states: Sequence[State]) -> None:
-    """Put into each prompt what is left of a forecast that the policy makes one step earlier."""
-    later = [state for state in states if state.before is not None]
-    if not later:
-        return
-    planner = policy_planner(policy, config.horizon)
-    observations = []
-    for state in later:
-        observations.append(replace(state.before.observation, plan=state.plan_before))
-    plans = planner(observations, [])  # no environments: a policy looks at observations only
-    for state, plan in zip(later, plans, strict=True):
-        carried = tuple(plan.forecast[1:])  # its first step has been executed
-        observation = replace(state.example.observation, plan=carried)
+    """Put into each prompt the plan that the policy would have carried there from the first state.
+
+    Nothing less will do where something is seen early and needed late: an oracle's plan in between
+    would hand over what the policy itself has to keep.
+    """
+    records = [[*state.before, state.example] for state in states]
+    carried = carried_plans(policy_planner(policy, config.horizon), records)
+    for state, plans in zip(states, carried, strict=True):
+        observation = replace(state.example.observation, plan=plans[-1])
         state.example = replace(state.example, observation=observation)
 
 
@@ -540,6 +563,7 @@ def score_forecasts(groups: Sequence[Group], config: Config) -> None:
                 lambda_align=config.lambda_align,
                 lambda_rep=config.lambda_rep,
                 readable=rollout.parse_error is None,
+                states=config.forecast_states,
             )
             rollout.reward_terms = reward.terms
             rollout.step_rewards = reward.steps
@@ -899,10 +923,7 @@ def main(argv: list[str] | None = None) -> None:
 def open_run(config: Config) -> tuple[RunFolder, Policy]:
     """The run folder, and the policy before it has adapters."""
     run = RunFolder(dataclasses.asdict(config))
-    if config.model:
-        base = Path(config.model)
-    else:
-        base = warm_base(warm_start_settings(config), config.warmup_dir)
+    base = find_base(config, run)
     load_in_4bit = config.load_in_4bit
     if config.resume:
         load_in_4bit = run.before["in_4bit"]  # as it was decided when the run began
@@ -913,12 +934,34 @@ def open_run(config: Config) -> tuple[RunFolder, Policy]:
         load_in_4bit=load_in_4bit,
     )
     policy.far_first = config.order == "far"
+    policy.forecast_states = config.forecast_states
     let_think(policy, config.thinking)
     # Before anything is written: a wrong name leaves no run behind.
     load_tool_agent(config.tool_agent, policy, config.max_pixels)
     in_4bit = getattr(policy.core, "is_loaded_in_4bit", False)
     run.write_config(base, in_4bit)
     return run, policy
+
+
+def find_base(config: Config, run: RunFolder) -> Path:
+    """The model that the adapters stand on: --model, or a warm start.
+
+    A resumed run keeps its own, whatever code or machine has made that: with another one under
+    them its adapters would mean something else.
+    """
+    if config.model:
+        return Path(config.model)
+    settings = warm_start_settings(config)
+    if config.resume:
+        base = Path(run.before["base"])
+        if base.exists():
+            return base
+        if base != start_folder(settings, config.warmup_dir):
+            die(
+                f"--resume: {base}, the warm start of this run, is gone, and this code on this "
+                "machine would make another one"
+            )
+    return warm_base(settings, config.warmup_dir)
 
 
 if __name__ == "__main__":

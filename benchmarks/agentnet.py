@@ -119,22 +119,28 @@ class Call:
 def parse_pyautogui(code: str, text: str = "") -> list[Action]:
     """The actions of a step's code, which is read with ast and never run.
 
-    `text` says what the step does and becomes the grounding text. Points are 0..1 as stored; a drag
-    has the point where it starts. BadRecord for all but known calls with literal arguments.
+    `text` says what the step does and becomes the grounding text. Points are 0..1 as stored. A drag
+    begins where the call before it left the pointer; one that comes first has its end alone.
+    BadRecord for all but known calls with literal arguments.
 
     >>> parse_pyautogui("pyautogui.moveTo(0.1, 0.2)\\npyautogui.dragTo(0.5, 0.2)", "the slider")
-    [Action(kind='drag', text='the slider', point=(0.1, 0.2))]
+    [Action(kind='drag', text='the slider', point=(0.1, 0.2), end=(0.5, 0.2))]
     """
     text = one_line(text)
     actions = []
+    pointer = None  # where it is
     for call in read_calls(code):
         if call.name == "press":
             actions += press_keys(call)
             continue
         action = read_call(call, text)
-        if call.name == "dragTo" and actions and actions[-1].kind == "hover":
-            start = actions.pop()
-            action = Action("drag", text, start.point)
+        goes_to = action.point
+        if call.name == "dragTo":
+            action = Action("drag", text, pointer, end=goes_to)
+            if actions and actions[-1].kind == "hover":
+                actions.pop()  # it only went where the drag begins
+        if goes_to is not None:
+            pointer = goes_to
         actions.append(action)
     return actions
 

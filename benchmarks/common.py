@@ -274,18 +274,26 @@ def parse_json(text: str | bytes, name: str):
 
 
 def parse_action(record: dict) -> Action:
-    """An action in our own notation: {"action": {"kind", "point": [x, y] or null, "text"}}.
+    """An action in our own notation: {"action": {"kind", "text", "point": [x, y] or null, "end"}}.
 
-    Only the kind must be there. BadRecord, or Action's own ValueError.
+    Only the kind must be there; `end`, as `point`, is where a drag ends. BadRecord, or Action's own
+    ValueError.
     """
     action = get(record, "action", dict)
     text = ""
     if "text" in action:
         text = get(action, "text")
-    point = action.get("point")
-    if point is not None:
-        point = tuple(numbers(point, 2, "point"))
-    return Action(get(action, "kind"), one_line(text), point)
+    point = parse_place(action, "point")
+    end = parse_place(action, "end")
+    return Action(get(action, "kind"), one_line(text), point, end)
+
+
+def parse_place(action: dict, name: str) -> Point | None:
+    """action[name], two numbers, where it is there and not null."""
+    place = action.get(name)
+    if place is None:
+        return None
+    return tuple(numbers(place, 2, name))
 
 
 MAX_CODE = 20_000  # characters

@@ -9,9 +9,6 @@ import json
 import math
 import operator
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.common import BadRecord, Record, Step, parse_json, parse_python, read_image
 from envs import Action, one_line
 from extras.guarded import Outcome, guarded
+from extras.ocr import load_reader
 
 # ---- the calculator ---------------------------------------------------------------------------
 
@@ -230,20 +228,12 @@ def use_calculator(request: Request) -> str:
 
 def read_text(request: Request) -> str:
     picture = request.picture()
-    if not shutil.which("tesseract"):
-        raise NotImplementedError("OCR needs tesseract (apt install tesseract-ocr)")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        picture.save(path)
-        done = subprocess.run(  # it gets a file and no shell
-            ["tesseract", str(path), "stdout"],
-            capture_output=True,
-            text=True,
-            timeout=request.seconds,
-            check=True,
-        )
-    text = done.stdout.strip()
-    return text if text else "no text found"
+    try:
+        reader = load_reader()
+    except ValueError as problem:  # it is not installed
+        raise NotImplementedError(str(problem)) from None
+    lines = [line.text for line in reader.read(picture)]
+    return "\n".join(lines) if lines else "no text found"
 
 
 def describe_image(request: Request) -> str:

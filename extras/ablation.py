@@ -2,35 +2,38 @@
 
 A command, `python -m extras.ablation --seeds 5 --jobs 2`: trains each arm with train.py in a
 process of its own and plays it; all arms together are docs/ablation.json and docs/ablation.png.
+extras/study.py does the same with arms of its own.
 Changes nothing in how an arm learns or plays: an arm is flags of train.py and a way to play.
 """
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
+from agent import Policy
 from benchmarks.common import parse_json
 from envs import die, one_line
 from eval import evaluate_policy
+from extras.ablation_shown import ablation_record, ablation_table, draw_ablation
+from extras.readable_json import readable_json
 from extras.run_folder import changes, load_run_policy, memory_or_die, read_run, write
+from extras.warm_start import WarmStart
 from extras.worlds import find_world
-from train import Config, parse_config
+from train import Config, parse_config, warm_start_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,11 +42,31 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Arm:
-    """A training command and a way to play. Arms with the same flags share one run."""
+    """A training command and a way to play. Arms with the same training share one run."""
 
     flags: str = ""  # of train.py; {all}: the updates of both stages, so that no arm has fewer
+    updates_times: float = 1.0  # {all} is so many times as much
+    start_times: float = 1.0  # its warm start has so many times as many --warmup_steps
     adapter: str | None = "adapter"  # who plays: "adapter", the end; "stage1"; None, the warm start
     choose: str = ""  # among several forecasts, see agent.policy_planner
+    playing: str = ""  # flags of train.py that are others in the exam than in training
+    splits: tuple[str, ...] = ()  # that it plays; empty: all ABLATION_SPLITS of its world
+    most_seeds: int | None = None  # it has no more of them
+    # What else is asked of the policy: (policy, config, split, tasks) -> numbers.
+    probe: Callable[[Policy, dict, str, int], dict] | None = None
+
+    @property
+    def training(self) -> tuple:
+        """What decides about its run."""
+        return self.flags, self.updates_times, self.start_times
+
+
+PART_SEEDS = 3
+
+
+def part(flags: str = "", choose: str = "") -> Arm:
+    """TraceR1 with one part changed: three seeds, and it plays `test` only."""
+    return Arm(flags, choose=choose, splits=("test",), most_seeds=PART_SEEDS)
 
 
 ARMS = {
@@ -56,44 +79,34 @@ ARMS = {
     "tracer1": Arm(),
     # The same run, stopped after stage 1: fewer updates.
     "without_stage2": Arm(adapter="stage1"),
-    "horizon_1": Arm("--horizon 1"),
-    "horizon_2": Arm("--horizon 2"),
-    "horizon_8": Arm("--horizon 8"),
-    "no_repetition": Arm("--lambda_rep 0"),
-    "gamma_1": Arm("--gamma 1"),
-    "history_0": Arm("--history 0"),  # has its own warm start
-    "credit_trajectory": Arm("--credit trajectory"),
-    "credit_own": Arm("--credit own"),
-    "no_std": Arm("--no-std_normalise"),
-    "kl_0.01": Arm("--kl_weight 0.01"),
-    "kl_0.1": Arm("--kl_weight 0.1"),
-    "carry": Arm("--carry_forecast"),
-    "far_first": Arm("--order far"),  # has its own warm start
-    "choose_likelihood": Arm(choose="likelihood"),
-    "choose_agreement": Arm(choose="agreement"),
+    "horizon_1": part("--horizon 1"),
+    "horizon_2": part("--horizon 2"),
+    "horizon_8": part("--horizon 8"),
+    "no_repetition": part("--lambda_rep 0"),
+    "gamma_1": part("--gamma 1"),
+    "history_0": part("--history 0"),  # has its own warm start
+    "credit_trajectory": part("--credit trajectory"),
+    "credit_own": part("--credit own"),
+    "no_std": part("--no-std_normalise"),
+    "kl_0.01": part("--kl_weight 0.01"),
+    "kl_0.1": part("--kl_weight 0.1"),
+    "carry": part("--carry_forecast"),
+    "far_first": part("--order far"),  # has its own warm start
+    "choose_likelihood": part(choose="likelihood"),
+    "choose_agreement": part(choose="agreement"),
 }
-MAIN_ARMS = (
-    "warmup",
-    "reactive_text",
-    "reactive_grounded",
-    "stage1",
-    "stage2",
-    "tracer1",
-    "without_stage2",
-)
-PART_SEEDS = 3  # of the other arms, each of which changes a part; they play `test` only
 QUICK_ARMS = ("warmup", "reactive_grounded", "tracer1", "without_stage2")
 ABLATION_SPLITS = {
     "toy-gui": ("test", "popup", "flaky", "layout", "app"),
     "toy-tools": ("test", "flaky", "composition", "tool"),
+    "toy-map": ("test", "deeper", "wider", "flaky"),
 }
-DISTURBED = {"popup", "flaky", "layout"}  # splits that ask how robust a policy is
 
 
-def run_owner(name: str) -> str:
-    """The arm whose run this arm plays with: the first that has the same flags."""
-    same_flags = [other for other, arm in ARMS.items() if arm.flags == ARMS[name].flags]
-    return same_flags[0]
+def run_owner(name: str, arms: Mapping[str, Arm] = ARMS) -> str:
+    """The arm whose run this arm plays with: the first that is trained in the same way."""
+    same_run = [other for other, arm in arms.items() if arm.training == arms[name].training]
+    return same_run[0]
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,7 @@ class Settings:
     """What all arms of a comparison have in common."""
 
     root: Path  # where the runs are kept
+    warmup_dir: Path  # where the warm starts are kept
     seeds: int
     jobs: int  # runs side by side
     limit: int  # tasks of each split
@@ -108,6 +122,8 @@ class Settings:
     flags: list[str]  # of train.py, for every arm
     stage1_updates: int
     stage2_updates: int
+    arms: Mapping[str, Arm] = field(default_factory=lambda: ARMS)  # all that there are
+    limits: Mapping[str, int] = field(default_factory=dict)  # of splits with a limit of their own
 
     @property
     def threads(self) -> int:
@@ -129,68 +145,113 @@ class Job:
     seed: int
 
 
-def run_arm(job: Job, settings: Settings) -> dict:
-    """Train one arm with one seed and play its splits, unless that was done before.
+def folder_of(job: Job, settings: Settings) -> Path:
+    return settings.root / f"{run_owner(job.arm, settings.arms)}-{job.seed}"
 
-    Returns what exam-ARM.json says. Raises ValueError for a folder that was made with other
-    settings, or where training failed.
-    """
-    folder = settings.root / f"{run_owner(job.arm)}-{job.seed}"
-    flags = training_flags(ARMS[job.arm], settings)
+
+def exam_file(job: Job, settings: Settings) -> Path:
     suffix = f"-{settings.split}" if settings.split else ""
-    file = folder / f"exam-{job.arm}{suffix}.json"
-    if file.exists():
-        return read_exam(file, flags, settings.limit)
-    train_arm(folder, job.seed, flags, settings)
-    metrics, seconds = play_arm(folder, job, settings)
+    return folder_of(job, settings) / f"exam-{job.arm}{suffix}.json"
+
+
+def run_arm(job: Job, settings: Settings) -> dict:
+    """Train one arm with one seed and play its splits; returns what exam-ARM.json says.
+
+    Raises ValueError for a folder that was made with other settings, or where training failed.
+    """
+    arm = settings.arms[job.arm]
+    folder = folder_of(job, settings)
+    train_arm(job, settings)
     exam = {
         "arm": job.arm,
         "seed": job.seed,
         "commit": commit(),
-        "flags": flags,
-        "limit": settings.limit,
-        "split": metrics,
-        "minutes": training_seconds(folder, ARMS[job.arm]) / 60,
-        "exam_minutes": seconds / 60,
-        "sampled_tokens": sampled_tokens(folder, ARMS[job.arm]),
+        "flags": training_flags(arm, settings),
     }
-    write(file, json.dumps(exam, indent=1))
+    exam |= play_arm(job, settings)
+    exam["minutes"] = training_seconds(folder, arm) / 60
+    exam["run_minutes"] = sum(seconds_of(folder).values()) / 60
+    exam["sampled_tokens"] = sampled_tokens(folder, arm)
+    exam["start"] = read_start(folder)
+    write(exam_file(job, settings), readable_json(exam))
     return exam
 
 
 def training_flags(arm: Arm, settings: Settings) -> list[str]:
     """The common flags, then the arm's, which has the last word; updates where it names none."""
-    both = settings.stage1_updates + settings.stage2_updates
+    both = round((settings.stage1_updates + settings.stage2_updates) * arm.updates_times)
     flags = [*settings.flags, *arm.flags.format(all=both).split()]
     if "--stage1_updates" not in flags:
         flags += ["--stage1_updates", str(settings.stage1_updates)]
     if "--stage2_updates" not in flags:
         flags += ["--stage2_updates", str(settings.stage2_updates)]
+    if arm.start_times != 1.0:
+        steps = parse_config(flags).warmup_steps
+        flags += ["--warmup_steps", str(round(steps * arm.start_times))]
     return flags
 
 
-def read_exam(file: Path, flags: list[str], limit: int) -> dict:
+def training_arguments(job: Job, settings: Settings) -> list[str]:
+    """The whole command line of train.py."""
+    return [
+        *("--output_dir", str(folder_of(job, settings))),
+        *("--seed", str(job.seed)),
+        *("--threads", str(settings.threads)),
+        *("--warmup_dir", str(settings.warmup_dir)),
+        # train.py's own exams are short and on dev: what is compared is played by play_arm.
+        *("--eval_split", "dev"),
+        *("--eval_tasks", "20"),
+        *training_flags(settings.arms[job.arm], settings),
+    ]
+
+
+def finished_exam(job: Job, settings: Settings) -> dict | None:
+    """What an earlier call has left of a job; None: there is something to do.
+
+    Raises ValueError for what was made with other settings.
+    """
+    file = exam_file(job, settings)
+    if file.exists():
+        return read_exam(file, settings.arms[job.arm], settings)
+    folder = folder_of(job, settings)
+    if (folder / "config.json").exists():
+        check_same_settings(folder, parse_config(training_arguments(job, settings)))
+    return None
+
+
+def read_exam(file: Path, arm: Arm, settings: Settings) -> dict:
+    flags = training_flags(arm, settings)
+    asked = tasks_to_play(arm, settings)
     exam = parse_json(file.read_text(), str(file))
-    if isinstance(exam, dict) and exam.get("flags") == flags and exam.get("limit") == limit:
+    if isinstance(exam, dict) and exam.get("flags") == flags and tasks_played(exam) == asked:
         return exam
+    played = ", ".join(f"{n} tasks of {split}" for split, n in asked.items())
     raise ValueError(
-        f"{file} was made with other settings than {' '.join(flags)} --limit {limit}: "
+        f"{file} was made with other settings than {' '.join(flags)} and {played}: "
         "use another --output_dir"
     )
 
 
-def train_arm(folder: Path, seed: int, flags: list[str], settings: Settings) -> None:
+def tasks_to_play(arm: Arm, settings: Settings) -> dict[str, int]:
+    """Split -> number of tasks."""
+    splits = arm.splits
+    if not splits:
+        world = parse_config(training_flags(arm, settings)).env
+        name, _, _dial = world.partition(":")
+        splits = ABLATION_SPLITS[name]
+    if settings.split:
+        splits = (settings.split,)
+    return {split: settings.limits.get(split, settings.limit) for split in splits}
+
+
+def tasks_played(exam: dict) -> dict[str, int]:
+    return {split: metrics.get("n") for split, metrics in exam.get("split", {}).items()}
+
+
+def train_arm(job: Job, settings: Settings) -> None:
     """Train in a process of its own; a finished run stays as it is, a stopped one goes on."""
-    arguments = [
-        *("--output_dir", str(folder)),
-        *("--seed", str(seed)),
-        *("--threads", str(settings.threads)),
-        *("--warmup_dir", str(settings.root / "warmup")),
-        # train.py's own exams are short and on dev: what is compared is played by play_arm.
-        *("--eval_split", "dev"),
-        *("--eval_tasks", "20"),
-        *flags,
-    ]
+    folder = folder_of(job, settings)
+    arguments = training_arguments(job, settings)
     begun = (folder / "config.json").exists()
     if begun:
         check_same_settings(folder, parse_config(arguments))
@@ -216,39 +277,64 @@ def check_same_settings(folder: Path, config: Config) -> None:
         )
 
 
-def play_arm(folder: Path, job: Job, settings: Settings) -> tuple[dict[str, dict], float]:
-    """Metrics of each split that the arm plays, and the seconds that it took."""
+def play_arm(job: Job, settings: Settings) -> dict:
+    """The metrics of each split that the arm plays, the minutes that it took, and its probe."""
     torch.set_num_threads(settings.threads)
-    arm = ARMS[job.arm]
+    arm = settings.arms[job.arm]
+    folder = folder_of(job, settings)
     config = read_run(folder)
     start = time.monotonic()
     policy = load_run_policy(folder, config, arm.adapter)
-    metrics = {}
-    for split in splits_of(job.arm, config["env"], settings):
-        metrics[split], _ = evaluate_policy(
-            policy, config, split, settings.limit, choose=arm.choose, seed=job.seed
+    config |= flags_named(arm.playing)
+    played = {}
+    for split, n in tasks_to_play(arm, settings).items():
+        played[split], _ = evaluate_policy(
+            policy, config, split, n, choose=arm.choose, seed=job.seed
         )
-    return metrics, time.monotonic() - start
+    exam = {"split": played, "exam_minutes": (time.monotonic() - start) / 60}
+    if arm.probe is not None:
+        exam["probe"] = arm.probe(policy, config, settings.main_split, settings.limit)
+    return exam
 
 
-def splits_of(arm: str, world: str, settings: Settings) -> Sequence[str]:
-    if settings.split:
-        return [settings.split]
-    if arm in MAIN_ARMS:
-        return ABLATION_SPLITS[world]
-    return ["test"]
+def flags_named(flags: str) -> dict:
+    """The values of the flags that are named.
+
+    >>> flags_named("--no-carry_forecast --horizon 2")
+    {'horizon': 2, 'carry_forecast': False}
+    """
+    names = flags.replace("--no-", "--")
+    values = asdict(parse_config(flags.split()))
+    return {name: value for name, value in values.items() if f"--{name}" in names.split()}
+
+
+def read_start(folder: Path) -> dict:
+    """What its warm start took, lesson by lesson, and how it did in its check; empty for a hub
+    model."""
+    file = Path(read_run(folder)["base"]) / "warmup.json"
+    if not file.exists():
+        return {}
+    learnt = json.loads(file.read_text())
+    return {"lessons": learnt["lessons"], "check": learnt["check"]}
 
 
 def stages_of(arm: Arm) -> tuple[str, ...]:
     """The stages that made what plays; a run need not have all of them."""
+    if arm.adapter is None:
+        return ()
     if arm.adapter == "stage1":
         return ("stage1",)
     return ("stage1", "stage2")
 
 
 def training_seconds(folder: Path, arm: Arm) -> float:
-    seconds = json.loads((folder / "results.json").read_text())["seconds"]
+    seconds = seconds_of(folder)
     return sum(seconds.get(stage, 0) for stage in stages_of(arm))
+
+
+def seconds_of(folder: Path) -> dict[str, float]:
+    """Of each part of a run, the warm start among them if this run made it."""
+    return json.loads((folder / "results.json").read_text())["seconds"]
 
 
 def sampled_tokens(folder: Path, arm: Arm) -> int:
@@ -272,62 +358,88 @@ def commit() -> str:
 
 
 def ablate(arms: Sequence[str], settings: Settings) -> dict:
-    """All arms with seeds 0 .. seeds-1 (PART_SEEDS at most for those that are not main ones).
+    """All arms with all their seeds; returns the record of docs/ablation.json."""
+    for exams in run_all(["warmup", *arms], settings):
+        done = exams
+    return ablation_record(done, settings.seeds, settings.flags, settings.main_split)
 
-    A finished run is not run again. Returns the record of docs/ablation.json.
+
+def run_all(arms: Sequence[str], settings: Settings) -> Iterator[dict[str, list[dict]]]:
+    """Do what is not finished yet. Yields the exams of each arm, a seed each: first those of
+    earlier calls, then again after each run.
+
+    Raises ValueError for what was made with other settings, before anything is run.
     """
     settings.root.mkdir(parents=True, exist_ok=True)
-    exams = run_jobs(list_jobs(arms, settings.seeds), settings)
-    exams_of = {}
-    for arm in ARMS:
-        done = [exams[Job(arm, seed)] for seed in range(settings.seeds) if Job(arm, seed) in exams]
-        if done:
-            exams_of[arm] = done
-    return ablation_record(exams_of, settings.seeds, settings.flags, settings.main_split)
+    jobs = list_jobs(arms, settings)
+    finished = {}
+    for job in jobs:
+        exam = finished_exam(job, settings)
+        if exam is not None:
+            finished[job] = exam
+    yield by_arm(finished, settings)
+    with tqdm(total=len(jobs), initial=len(finished), unit="run") as bar:
+        for job, exam in run_jobs(jobs, finished, settings):
+            finished[job] = exam
+            bar.update()
+            report(job, exam, bar)
+            yield by_arm(finished, settings)
 
 
-def list_jobs(arms: Sequence[str], seeds: int) -> dict[Job, Job | None]:
+def list_jobs(arms: Sequence[str], settings: Settings) -> dict[Job, Job | None]:
     """What is to be done, in order, and for each job the one that has to be finished before.
 
-    No two jobs may train the same thing: all wait for the warm start of their seed, and those that
-    play with another arm's run wait for that arm.
+    No two jobs may train the same thing: all wait for the first one with the same warm start, and
+    those that play with another arm's run wait for that arm.
     """
-    owners = [run_owner(arm) for arm in arms]
+    names = {}  # in the place of an ordered set
+    for arm in arms:
+        names |= {run_owner(arm, settings.arms): True, arm: True}
     jobs = {}
-    for seed in range(seeds):
-        for arm in dict.fromkeys(["warmup", *owners, *arms]):  # each once, in this order
-            if arm not in MAIN_ARMS and seed >= PART_SEEDS:
+    for seed in range(settings.seeds):
+        makers: dict[WarmStart, Job] = {}  # of the warm starts
+        for name in names:
+            arm = settings.arms[name]
+            if arm.most_seeds is not None and seed >= arm.most_seeds:
                 continue
-            owner = run_owner(arm)
-            if arm == "warmup":
-                jobs[Job(arm, seed)] = None
-            elif owner != arm:
-                jobs[Job(arm, seed)] = Job(owner, seed)
+            job = Job(name, seed)
+            owner = Job(run_owner(name, settings.arms), seed)
+            start = warm_start_settings(parse_config(training_arguments(job, settings)))
+            maker = makers.setdefault(start, job)
+            if owner != job:
+                jobs[job] = owner
+            elif maker != job:
+                jobs[job] = maker
             else:
-                jobs[Job(arm, seed)] = Job("warmup", seed)
+                jobs[job] = None
     return jobs
 
 
-def run_jobs(jobs: dict[Job, Job | None], settings: Settings) -> dict[Job, dict]:
-    """Do all jobs, `settings.jobs` at a time; the first error ends them all."""
-    waiting = dict(jobs)
+def run_jobs(
+    jobs: Mapping[Job, Job | None], finished: Collection[Job], settings: Settings
+) -> Iterator[tuple[Job, dict]]:
+    """Do the jobs that are not finished, `settings.jobs` at a time; yields each with its exam.
+
+    The first error ends them all.
+    """
+    finished = set(finished)
+    waiting = [job for job in jobs if job not in finished]
     running: dict[Future, Job] = {}
-    exams: dict[Job, dict] = {}
-    with make_pool(settings.jobs) as pool, tqdm(total=len(jobs), unit="run") as bar:
+    with make_pool(settings.jobs) as pool:
         while waiting or running:
-            for job in ready_jobs(waiting, exams):
-                del waiting[job]
+            # No more than can run: what becomes ready later may stand earlier in the order.
+            for job in ready_jobs(waiting, jobs, finished)[: settings.jobs - len(running)]:
+                waiting.remove(job)
                 running[pool.submit(run_arm, job, settings)] = job
             try:
                 future = next(as_completed(running))  # waits for the first that ends
                 job = running.pop(future)
-                exams[job] = future.result()
+                exam = future.result()
             except BaseException:  # SystemExit of a worker included
                 pool.shutdown(cancel_futures=True)
                 raise
-            report(job, exams[job])
-            bar.update()
-    return exams
+            finished.add(job)
+            yield job, exam
 
 
 def make_pool(jobs: int) -> ProcessPoolExecutor:
@@ -340,279 +452,32 @@ def make_pool(jobs: int) -> ProcessPoolExecutor:
     )
 
 
-def ready_jobs(waiting: dict[Job, Job | None], exams: dict[Job, dict]) -> list[Job]:
-    return [job for job, first in waiting.items() if first is None or first in exams]
+def ready_jobs(
+    waiting: Sequence[Job], jobs: Mapping[Job, Job | None], finished: Collection[Job]
+) -> list[Job]:
+    return [job for job in waiting if jobs[job] is None or jobs[job] in finished]
 
 
-def report(job: Job, exam: dict) -> None:
+def by_arm(exams: Mapping[Job, dict], settings: Settings) -> dict[str, list[dict]]:
+    """The exams of each arm from seed 0 on, up to the first that is missing."""
+    found = {}
+    for name in settings.arms:
+        runs = []
+        while Job(name, len(runs)) in exams:
+            runs.append(exams[Job(name, len(runs))])
+        if runs:
+            found[name] = runs
+    return found
+
+
+def report(job: Job, exam: dict, bar: tqdm) -> None:
     split, metrics = next(iter(exam["split"].items()))
-    success = metrics["success"]
-    tqdm.write(f"{job.arm:18} seed {job.seed}: success on {split} {success:.1%}")
-
-
-# ---- what the numbers say -----------------------------------------------------------------------
-
-# Student's t, two-sided 95 %, for 1 to 9 degrees of freedom; with more the last one is used, which
-# makes an interval a little too wide.
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval by Student's t (nan for a single value).
-
-    >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
-    [2.0, 2.484]
-    """
-    n = len(values)
-    mean = float(np.mean(values))
-    if n < 2:
-        return mean, math.nan
-    t = T_95[min(n - 2, len(T_95) - 1)]
-    return mean, t * float(np.std(values, ddof=1)) / math.sqrt(n)
-
-
-def spread(values: Sequence[float]) -> dict:
-    mean, half = interval(values)
-    return {"mean": mean, "ci95": [mean - half, mean + half]}
-
-
-def ablation_record(
-    exams: dict[str, list[dict]], seeds: int, common_flags: list[str], split: str = "test"
-) -> dict:
-    """docs/ablation.json from the exams of each arm, a seed each.
-
-    Per arm one number a seed; paired differences on `split` over the seeds in common, with the 95 %
-    interval by Student's t; `gain`: relative, of TraceR1 over the better reactive arm of each seed.
-    """
-    arms = {arm: arm_record(runs, split) for arm, runs in exams.items()}
-    success = {arm: record["split"][split]["success"] for arm, record in arms.items()}
-    record = {
-        "arms": arms,
-        "seeds": list(range(seeds)),
-        "command": shlex.join(["python", "-m", "extras.ablation", *sys.argv[1:]]),
-        "common_flags": common_flags,
-        "commit": commits(exams),
-        "pairs": pairs(success),
-    }
-    if {"tracer1", "reactive_text", "reactive_grounded"} <= set(arms):
-        record["gain"] = spread(gains(success))
-    return record
-
-
-def arm_record(runs: list[dict], split: str) -> dict:
-    """The numbers of one arm, each a list over the seeds.
-
-    stability and accuracy_at_k: planning stability. robustness: see there. generalisation: the
-    other splits themselves (app; composition, tool). per_1000_tokens, per_minute: tasks solved on
-    `split` per 1,000 tokens written there, and on all splits per minute of playing them.
-    """
-    metrics = [run["split"][split] for run in runs]
-    record = {"split": {}}
-    for name in runs[0]["split"]:
-        success = [run["split"][name]["success"] for run in runs]
-        record["split"][name] = {"success": success, "n": runs[0]["limit"]}
-    for name in ("stability", "repeat", "failed", "accuracy_at_k", "tokens_per_episode"):
-        record[name] = [row[name] for row in metrics]
-    record["robustness"] = [robustness(run, split) for run in runs]
-    record["per_1000_tokens"] = [per_1000_tokens(row) for row in metrics]
-    record["per_minute"] = [per_minute(run) for run in runs]
-    for name in ("minutes", "exam_minutes", "sampled_tokens", "commit"):
-        record[name] = [run.get(name) for run in runs]
-    record["flags"] = " ".join(runs[0]["flags"])
-    return record
-
-
-def robustness(run: dict, split: str) -> float | None:
-    """Mean success on the disturbed splits over success on `split`; None: they were not played."""
-    disturbed = []
-    for name, row in run["split"].items():
-        if name in DISTURBED:
-            disturbed.append(row["success"])
-    if not disturbed:
-        return None
-    mean = sum(disturbed) / len(disturbed)
-    return mean / max(run["split"][split]["success"], 1e-9)
-
-
-def per_1000_tokens(metrics: dict) -> float:
-    return 1000 * metrics["success"] / max(metrics["tokens_per_episode"], 1e-9)
-
-
-def per_minute(run: dict) -> float:
-    rates = sum(row["success"] for row in run["split"].values())
-    return run["limit"] * rates / run["exam_minutes"]
-
-
-def commits(exams: dict[str, list[dict]]) -> str:
-    """All commits that made the exams, in the order in which they appear."""
-    seen = {}
-    for runs in exams.values():
-        for run in runs:
-            if "commit" in run:
-                seen[run["commit"]] = True
-    return ", ".join(seen)
-
-
-def pairs(success: dict[str, list[float]]) -> dict[str, dict]:
-    """TraceR1 and stage 1 minus each other arm, seed by seed; a seed needs both of a pair."""
-    differences = {}
-    for one in ("tracer1", "stage1"):
-        for other in success:
-            if one in success and one != other:
-                both = zip(success[one], success[other], strict=False)
-                differences[f"{one}-{other}"] = spread([mine - theirs for mine, theirs in both])
-    return differences
-
-
-def gains(success: dict[str, list[float]]) -> list[float]:
-    better = map(max, success["reactive_text"], success["reactive_grounded"])
-    both = zip(success["tracer1"], better, strict=True)
-    return [mine / max(theirs, 1e-9) - 1 for mine, theirs in both]
-
-
-# ---- the table ----------------------------------------------------------------------------------
-
-
-def ablation_table(record: dict) -> str:
-    """One row an arm: success on the first split, the others that it plays, and what it cost."""
-    played = [list(arm["split"]) for arm in record["arms"].values()]
-    splits = max(played, key=len)
-    rows = [table_header(splits)]
-    for arm in record["arms"]:
-        rows.append(table_row(arm, record, splits))
-    if "gain" in record:
-        gain = record["gain"]
-        half = gain["ci95"][1] - gain["mean"]
-        uncertain = "" if math.isnan(half) else f" +- {half:.1%}"
-        text = f"{gain['mean']:+.1%}{uncertain}"
-        rows.append(f"TraceR1 over the better reactive arm of each seed: {text}")
-    return "\n".join(rows)
-
-
-def table_header(splits: Sequence[str]) -> str:
-    first, *others = splits
-    cells = [f"{'arm (seeds)':22}", f"{first:>12}", f"{'TraceR1 minus it':>17}"]
-    cells += [f"{split[:7]:>7}" for split in others]
-    cells += [f"{name:>7}" for name in ("stable", "repeat", "failed", "tokens", "per 1k")]
-    cells.append(f"{'minutes':>8}")
-    return " ".join(cells)
-
-
-def table_row(name: str, record: dict, splits: Sequence[str]) -> str:
-    arm = record["arms"][name]
-    first, *others = splits
-    label = f"{name} ({len(arm['minutes'])})"
-    mean, half = interval(arm["split"][first]["success"])
-    on_first = plus_minus(f"{100 * mean:.1f}", 100 * half)
-    cells = [f"{label:22}", f"{on_first:>12}", f"{against_tracer1(name, record):>17}"]
-    for split in others:
-        success = arm["split"][split]["success"] if split in arm["split"] else None
-        cells.append(mean_cell(success, "7.1%"))
-    cells += [
-        mean_cell(arm["stability"], "7.1%"),
-        mean_cell(arm["repeat"], "7.1%"),
-        mean_cell(arm["failed"], "7.1%"),
-        mean_cell(arm["tokens_per_episode"], "7.1f"),
-        mean_cell(arm["per_1000_tokens"], "7.2f"),
-        mean_cell(arm["minutes"], "8.1f"),
-    ]
-    return " ".join(cells)
-
-
-def against_tracer1(name: str, record: dict) -> str:
-    """TraceR1's lead over this arm in points, with its interval."""
-    pair = record["pairs"].get(f"tracer1-{name}")
-    if pair is None:
-        return ""
-    low, high = pair["ci95"]
-    return plus_minus(f"{100 * pair['mean']:+.1f}", 50 * (high - low))
-
-
-def plus_minus(mean: str, half: float) -> str:
-    """ "55.0 +- 4.2"; one seed has no interval, and blanks keep its mean in the column."""
-    if math.isnan(half):
-        return mean + " " * len(" +- 4.2")
-    return f"{mean} +- {half:.1f}"
-
-
-def mean_cell(values: Sequence[float | None] | None, style: str) -> str:
-    """The mean over the seeds; a dash where there is none."""
-    if values is None or None in values:
-        return f"{'-':>7}"
-    return format(np.mean(values), style)
-
-
-# ---- the picture --------------------------------------------------------------------------------
-
-
-def draw_ablation(record: dict, path: Path) -> None:
-    """Arms with intervals; forecast accuracy against k; success against T, if there are several."""
-    from matplotlib.figure import Figure  # here, because importing it writes a cache of fonts
-
-    arms = record["arms"]
-    first = next(iter(arms.values()))
-    split = next(iter(first["split"]))
-    success = {name: 100 * np.array(arm["split"][split]["success"]) for name, arm in arms.items()}
-    horizons = horizon_arms(arms)
-    several_horizons = len(horizons) > 1
-    panels = 3 if several_horizons else 2
-    figure = Figure((5 * panels, 0.28 * len(arms) + 2.2), layout="tight")
-    axes = figure.subplots(1, panels, width_ratios=(2, 1.2, 1)[:panels])
-    draw_arms(axes[0], success, split)
-    draw_accuracy(axes[1], arms)
-    if several_horizons:
-        draw_horizons(axes[2], {T: success[name] for T, name in horizons.items()})
-    figure.savefig(path, dpi=110)
-
-
-def horizon_arms(arms: dict[str, dict]) -> dict[int, str]:
-    """T -> the arm that differs from TraceR1 in nothing else; TraceR1 itself has T = 5."""
-    horizons = {}
-    for name in arms:
-        if name == "tracer1":
-            horizons[5] = name
-        elif name.startswith("horizon_"):
-            horizons[int(name.removeprefix("horizon_"))] = name
-    return dict(sorted(horizons.items()))
-
-
-def draw_arms(axis, success: dict[str, np.ndarray], split: str) -> None:
-    """A bar an arm, a dot a seed. `success`: arm -> per cent, one for each seed."""
-    labels = []
-    means = []
-    halves = []
-    for name, values in success.items():
-        mean, half = interval(values)
-        labels.append(f"{name} ({len(values)})")
-        means.append(mean)
-        halves.append(half)
-    colours = ["tab:green" if name == "tracer1" else "silver" for name in success]
-    axis.barh(labels, means, xerr=halves, capsize=3, color=colours)
-    axis.invert_yaxis()
-    for row, values in enumerate(success.values()):
-        axis.plot(values, [row] * len(values), "k.", markersize=4)
-    title = f"success on {split}: mean, 95 % interval, seeds (dots)"
-    axis.set(title=title, xlabel="% of tasks", xlim=(0, 100))
-
-
-def draw_accuracy(axis, arms: dict[str, dict]) -> None:
-    for name in ("warmup", "stage1", "stage2", "tracer1"):
-        if name in arms:
-            curve = 100 * np.mean(arms[name]["accuracy_at_k"], axis=0)
-            axis.plot(range(1, len(curve) + 1), curve, marker="o", label=name)
-    axis.set(title="forecast accuracy k steps ahead", xlabel="k", ylabel="% right")
-    axis.legend()
-
-
-def draw_horizons(axis, success: dict[int, np.ndarray]) -> None:
-    """A grey line a seed, over the seeds that all horizons have in common, and their mean."""
-    horizons = list(success)
-    seeds = min(len(values) for values in success.values())
-    curves = np.array([values[:seeds] for values in success.values()])  # [horizons, seeds]
-    axis.plot(horizons, curves, color="silver", marker=".")
-    axis.plot(horizons, curves.mean(1), marker="o")
-    axis.set(title="success against T (grey: seeds)", xlabel="T", ylabel="% of tasks")
-    axis.set(xticks=horizons, ylim=(0, 100))
+    done_now = bar.n - bar.initial
+    hours = bar.format_dict["elapsed"] / done_now * (bar.total - bar.n) / 3600
+    tqdm.write(
+        f"{job.arm:18} seed {job.seed}: success on {split} {metrics['success']:.1%}; "
+        f"{bar.total - bar.n} runs left, about {hours:.1f} hours"
+    )
 
 
 # ---- command line -------------------------------------------------------------------------------
@@ -660,7 +525,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     arms = choose_arms(args)
     settings = make_settings(args)
-    try:
+    with runs_or_die():
         record = ablate(arms, settings)
         print(ablation_table(record))
         file = record_file(args, settings)
@@ -670,17 +535,30 @@ def main(argv: list[str] | None = None) -> None:
         picture = file.with_suffix(".png")
         draw_ablation(record, picture)
         print(f"numbers: {file}; picture: {picture}")
+
+
+@contextmanager
+def runs_or_die() -> Iterator[None]:
+    """What ends a comparison ends with one line, and finished runs stay."""
+    try:
+        yield
     except (ValueError, OSError) as error:
         die(one_line(str(error)))
     except (KeyboardInterrupt, BrokenProcessPool):  # Ctrl-C, or a lack of memory, ended a worker
         die("interrupted; finished runs are kept, and the same command goes on with the others")
 
 
-def choose_arms(args: argparse.Namespace) -> Sequence[str]:
+def arms_named(args: argparse.Namespace, arms: Collection[str]) -> list[str]:
+    """What --arms names, perhaps nothing; a name that is not among `arms` ends with one line."""
     named = [arm for arm in args.arms.split(",") if arm]
-    unknown = set(named) - set(ARMS)
+    unknown = set(named) - set(arms)
     if unknown:
-        die(f"--arms: unknown arm {', '.join(sorted(unknown))}; choose from {', '.join(ARMS)}")
+        die(f"--arms: unknown arm {', '.join(sorted(unknown))}; choose from {', '.join(arms)}")
+    return named
+
+
+def choose_arms(args: argparse.Namespace) -> Sequence[str]:
+    named = arms_named(args, ARMS)
     if named:
         return named
     if args.quick:
@@ -702,20 +580,16 @@ TAKEN = {
 
 def make_settings(args: argparse.Namespace) -> Settings:
     """The settings of the command line; what cannot work ends with one line and exit code 2."""
-    for name in ("seeds", "jobs", "limit"):
-        if getattr(args, name) < 1:
-            die(f"--{name} {getattr(args, name)}: must be at least 1")
+    check_counts(args)
     flags = args.flags.split()
+    names = names_of(flags)
     config = parse_config(flags)
-    names = {flag.split("=")[0] for flag in flags}
-    taken = names & TAKEN
-    if taken:
-        die(f"--flags: {', '.join(sorted(taken))} is what the ablation sets itself")
     splits = find_world(config.env).splits
     if args.split and args.split not in splits:
         die(f"--split {args.split}: choose one of {', '.join(splits)}")
     settings = Settings(
         root=Path(args.output_dir),
+        warmup_dir=Path(args.output_dir) / "warmup",
         seeds=args.seeds,
         jobs=args.jobs,
         limit=args.limit,
@@ -729,12 +603,30 @@ def make_settings(args: argparse.Namespace) -> Settings:
     return settings
 
 
+def check_counts(args: argparse.Namespace) -> None:
+    for name in ("seeds", "jobs", "limit"):
+        number = getattr(args, name)
+        if number is not None and number < 1:  # None: the comparison's own
+            die(f"--{name} {number}: must be at least 1")
+
+
+def names_of(flags: Sequence[str]) -> set[str]:
+    """The flags of train.py that are named; what a comparison sets itself ends with one line."""
+    names = {flag.split("=")[0] for flag in flags}
+    taken = names & TAKEN
+    if taken:
+        die(f"--flags: {', '.join(sorted(taken))} is what the comparison sets itself")
+    return names
+
+
 def shorten(settings: Settings, named: set[str]) -> Settings:
     """--quick: two seeds, fewer tasks, a shorter warm start, and a fifth of the updates unless a
     flag names them."""
+    root = Path(f"{settings.root}-quick")
     short = replace(
         settings,
-        root=Path(f"{settings.root}-quick"),
+        root=root,
+        warmup_dir=root / "warmup",
         seeds=2,
         limit=100,
         flags=["--warmup_steps", "600", *settings.flags],

@@ -36,8 +36,9 @@ def add_who(parser) -> None:
         "--tool_agent",
         default="",
         help="who finds the points (of gta and gaia: who looks at pictures for the toolbox): base "
-        "(the same weights without adapters), or the name or path of a VLM; default: as in "
-        "training; for --model the toy world's own, or none",
+        "(the same weights without adapters), ocr (reads the words on the screen; "
+        "docs/online.md), or the name or path of a VLM; default: as in training; for --model the "
+        "world's own, or none",
     )
 
 

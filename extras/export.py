@@ -197,7 +197,8 @@ def schema_of(layout: str):
 
     image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     numbers = pa.list_(pa.float64())
-    action = pa.struct({"kind": pa.string(), "text": pa.string(), "point": numbers})
+    fields = {"kind": pa.string(), "text": pa.string(), "point": numbers, "end": numbers}
+    action = pa.struct(fields)
     element = pa.struct({"label": pa.string(), "box": numbers})
     moment = {
         "env": pa.string(),

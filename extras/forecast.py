@@ -133,7 +133,7 @@ def point_all(steps: list[Action], observation: Observation, tool_agent: ToolAge
     asked = []
     for step in steps:
         if step.kind in POINTING and step.text:
-            step = dataclasses.replace(step, point=None)
+            step = dataclasses.replace(step, point=None, end=None)
         asked.append(step)
     examples = [Example(observation, reference=())] * len(asked)
     answers = tool_agent(asked, examples)

@@ -28,6 +28,7 @@ FAMILIES = {
 }
 FORWARDS = ("shared", "reference")  # the values of --forward
 LEAST_THOUGHT = LINE_TOKENS + 1  # of --thinking: one line and `</think>`
+LEAST_TINY_THOUGHT = 2  # of the tiny model, whose words are whole tokens: a word and `</think>`
 
 
 def load_policy(
@@ -225,26 +226,32 @@ def let_think(policy: Policy, budget: int) -> None:
 
     Ends with one line where the budget is too small, or where the model does not think.
     """
-    check_budget(budget)
+    check_budget(budget, policy.tiny)
     if budget > 0:
         if THOUGHT_END not in policy.tokenizer.get_vocab():
             die(f"{needs_a_thinker(budget)}: {policy.name} has no token {THOUGHT_END}")
-        if "<think>" not in policy.tokenizer.chat_template:
+        # Nothing opens a thought of the tiny model: where it has learnt to think, it always does.
+        if not policy.tiny and "<think>" not in policy.tokenizer.chat_template:
             die(f"{needs_a_thinker(budget)}: the chat template of {policy.name} has no <think>")
     policy.thinking = budget
 
 
 def needs_a_thinker(budget: int) -> str:
     """How the message begins where --thinking meets a model that does not."""
-    return f"--thinking {budget} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5)"
+    return (
+        f"--thinking {budget} needs a model that thinks (Qwen3-VL-Thinking, Qwen3.5, or the tiny "
+        "one after a warm start with --thinking)"
+    )
 
 
-def check_budget(budget: int) -> None:
+def check_budget(budget: int, tiny: bool = False) -> None:
     """Ends with one line where a thought of one line would not fit; 0 is no thought at all."""
-    if 0 < budget < LEAST_THOUGHT:
+    least = LEAST_TINY_THOUGHT if tiny else LEAST_THOUGHT
+    if 0 < budget < least:
+        what = "word" if tiny else "line"
         die(
-            f"--thinking {budget}: too small a budget; a thought of one line and its {THOUGHT_END} "
-            f"take up to {LEAST_THOUGHT} tokens"
+            f"--thinking {budget}: too small a budget; a thought of one {what} and its "
+            f"{THOUGHT_END} take up to {least} tokens"
         )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from agent import Play
-from envs import POINTING, Action, Box, font
+from envs import POINTING, Action, Box, font, split_drag
 
 # ---- the film strip of an episode ---------------------------------------------------------------
 
@@ -140,10 +140,17 @@ Elements = Sequence[tuple[str, Box]]  # label and place of all that has a name o
 
 
 def find_boxes(forecast: Sequence[Action], elements: Elements) -> list[Box | None]:
-    """For each action the box of the first element that it names; None where there is none."""
+    """For each action the box of the first element that it names; None where there is none.
+
+    Of a drag it is what is dragged.
+    """
+    labels = [label for label, _box in elements]
     boxes = []
     for action in forecast:
-        named = [box for label, box in elements if label == action.text]
+        name = action.text
+        if action.kind == "drag":
+            name, _goal = split_drag(action.text, labels)
+        named = [box for label, box in elements if label == name]
         boxes.append(named[0] if named else None)
     return boxes
 
@@ -238,7 +245,8 @@ def draw_points(pen: Pen, forecast: Sequence[Action], size: tuple[int, int], dia
     """A disc for each step that has a point; `size`: width and height of the screenshot in px.
 
     The nearest step comes first. A disc that would lie on another is moved towards the middle of
-    the screen, and a line leads from it to its point.
+    the screen, and a line leads from it to its point. From the point of a drag a line with a dot at
+    its end leads to where the drag ends.
     """
     width, height = size
     radius = diameter // 2
@@ -254,9 +262,18 @@ def draw_points(pen: Pen, forecast: Sequence[Action], size: tuple[int, int], dia
         sideways = diameter if x < width / 2 else -diameter
         centres[k] = free_spot((inner_x, inner_y), centres.values(), diameter, sideways)
         pen.line((x, y, *centres[k]), fill="gray", width=max(1, diameter // 8))
+        if action.end is not None:
+            end = (int(action.end[0] * width), int(action.end[1] * height))
+            draw_way(pen, (x, y), end, diameter=diameter, colour="green" if k == 0 else "gray")
     for k, centre in centres.items():  # after all lines, so that no line crosses a number
         colour = "green" if k == 0 else "gray"
         draw_rimmed_disc(pen, centre, radius, str(k + 1), colour)
+
+
+def draw_way(pen: Pen, start: Spot, end: Spot, diameter: int, colour: str) -> None:
+    """A line with a dot at its end; `diameter`: of the disc at its start, in px."""
+    pen.line((*start, *end), fill=colour, width=max(1, diameter // 8))
+    pen.circle(end, radius=diameter // 4, fill=colour)
 
 
 def free_spot(wanted: Spot, taken: Collection[Spot], diameter: int, sideways: int) -> Spot:

@@ -75,7 +75,8 @@ def action_columns(actions: Sequence[Action]) -> list[dict]:
     column = []
     for action in actions:
         point = None if action.point is None else list(action.point)
-        column.append({"kind": action.kind, "text": action.text, "point": point})
+        end = None if action.end is None else list(action.end)
+        column.append({"kind": action.kind, "text": action.text, "point": point, "end": end})
     return column
 
 
@@ -83,7 +84,8 @@ def actions_of(column: Sequence[dict]) -> tuple[Action, ...]:
     actions = []
     for written in column:
         point = None if written["point"] is None else tuple(written["point"])
-        actions.append(Action(written["kind"], written["text"], point))
+        end = None if written["end"] is None else tuple(written["end"])
+        actions.append(Action(written["kind"], written["text"], point, end))
     return tuple(actions)
 
 
@@ -139,7 +141,7 @@ def read_forecast(answer: str, horizon: int) -> tuple[list[Action], bool]:
     docs/cluster.md.
 
     >>> read_forecast("<think> the button </think> click Save", 5)
-    ([Action(kind='click', text='Save', point=None)], True)
+    ([Action(kind='click', text='Save', point=None, end=None)], True)
     >>> read_forecast("click Save <think> or not", 5)
     ([], False)
     """

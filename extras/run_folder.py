@@ -18,6 +18,7 @@ from agent import Group, Policy, Rollout
 from envs import Example, die, one_line
 from extras import torchrun
 from extras.loading import let_think, load_policy
+from extras.readable_json import readable_json
 
 # ---- small things that every script needs --------------------------------------------------------
 
@@ -117,6 +118,7 @@ def load_run_policy(folder: str | Path, config: dict, adapter: str | None = "ada
         load_in_4bit=config["in_4bit"],
     )
     policy.far_first = config["order"] == "far"
+    policy.forecast_states = config.get("forecast_states", False)  # older runs have no such key
     let_think(policy, config.get("thinking", 0))  # a run of before this flag did not think
     return policy
 
@@ -258,7 +260,7 @@ class RunFolder:
 
     @torchrun.first_only
     def write_results(self) -> None:
-        write(self.path / "results.json", json.dumps(self.results, indent=1))
+        write(self.path / "results.json", readable_json(self.results))
 
     @torchrun.first_only
     def log(self, line: dict, groups: Sequence[Group]) -> None:

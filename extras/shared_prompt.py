@@ -430,8 +430,14 @@ def longest(rows: Sequence[list[int]]) -> int:
     return max(len(row) for row in rows)
 
 
-def completion_states(policy, prompts, tokens: Tensor, checkpointing: bool) -> Tensor:
-    """Last hidden states [P, G, C, hidden] that predict the completions' tokens [P, G, C]."""
+def completion_states(
+    policy, prompts, tokens: Tensor, checkpointing: bool, after_layers: list | None = None
+) -> Tensor:
+    """Last hidden states [P, G, C, hidden] that predict the completions' tokens [P, G, C].
+
+    `after_layers`: a list to which the states after each layer are added, of the same shape and
+    normalised like the last ones: what a layer already knows (extras/warm_start.py teaches it).
+    """
     C = tokens.shape[2]
     batch = batch_prompts(policy, prompts)
     L = batch.ids.shape[1]
@@ -449,7 +455,15 @@ def completion_states(policy, prompts, tokens: Tensor, checkpointing: bool) -> T
             x = run_layer(layer, x, rotary, mask, L, skip)
         if depth < len(deepstack):
             x = x + deepstack[depth][:, skip:]
-    states = normalise(language_model(policy).norm, x)  # [P, G C, hidden]
+        if after_layers is not None:
+            own = x[:, L - skip :]  # of the completions
+            after_layers.append(predicting_states(policy, own, C))
+    return predicting_states(policy, x, C)
+
+
+def predicting_states(policy: Policy, x: Tensor, C: int) -> Tensor:
+    """What the head would be shown: [P, G C, hidden] -> [P, G, C, hidden]."""
+    states = normalise(language_model(policy).norm, x)
     return states.unflatten(1, (-1, C))
 
 

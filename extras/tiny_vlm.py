@@ -59,7 +59,7 @@ def make_tokenizer(vocabulary: dict[str, int]):
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    word_or_sign = Regex(r"<[^<>\s]+>|\w+|[^\w\s]|\n")
+    word_or_sign = Regex(r"<[^<>\s]+>|=>|\w+|[^\w\s]|\n")
     # Inverted: what stands between the words and signs is removed.
     backend.pre_tokenizer = pre_tokenizers.Split(word_or_sign, "removed", invert=True)
     tokenizer = PreTrainedTokenizerFast(

@@ -5,7 +5,6 @@ and by extras/gpu_check.py, which measures it.
 It never learns and never executes anything: what comes back is the step with a point, or None.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,8 +14,9 @@ import torch
 from PIL import Image
 
 from agent import NUMBER, Policy, Sampling, encode_chats, plain, sample_all
-from envs import POINTING, Action, Example, Point, ToolAgent
+from envs import Action, Example, Point, ToolAgent, die, split_drag
 from extras.loading import load_policy
+from extras.ocr import lacks_point, load_reader, ocr_tool_agent, with_point
 
 # ---- questions ----------------------------------------------------------------------------------
 
@@ -151,8 +151,9 @@ def thinking_off(policy: Policy) -> Iterator[None]:
 def vlm_tool_agent(vlm: Policy) -> ToolAgent:
     """A frozen Qwen-VL as the tool agent: each action with the point that it finds for it.
 
-    None where its answer names no point. Equal questions are asked once, all in one greedy
-    generation. Actions that need no point pass. DEPARTURE: so do those that bring one along.
+    None where its answer names no point. Of a drag, "Box to Bin", it is asked for both ends. Equal
+    questions are asked once, all in one greedy generation. Actions that need no point pass.
+    DEPARTURE: so do those that bring one along.
     """
     question = question_for(vlm.name)
 
@@ -160,8 +161,7 @@ def vlm_tool_agent(vlm: Policy) -> ToolAgent:
         screens = [example.observation.screenshot for example in examples]
         questions = {}  # (screenshot, step) -> what is asked: equal ones fall together
         for action, screenshot in zip(actions, screens, strict=True):
-            if lacks_point(action):
-                step = str(action)
+            for step in steps_to_find(action):
                 questions[screenshot, step] = (screenshot, question.format(plain(step)))
         answers = ask(vlm, list(questions.values()))
         points = {}  # (screenshot, step) -> where it is
@@ -171,7 +171,8 @@ def vlm_tool_agent(vlm: Policy) -> ToolAgent:
         executed = []
         for action, screenshot in zip(actions, screens, strict=True):
             if lacks_point(action):
-                executed.append(with_point(action, points[screenshot, str(action)]))
+                found = [points[screenshot, step] for step in steps_to_find(action)]
+                executed.append(with_point(action, *found))
             else:
                 executed.append(action)
         return executed
@@ -179,25 +180,44 @@ def vlm_tool_agent(vlm: Policy) -> ToolAgent:
     return execute
 
 
-def lacks_point(action: Action) -> bool:
-    return action.kind in POINTING and action.point is None
+def steps_to_find(action: Action) -> list[str]:
+    """The steps of one place each that an action is made of: two for a drag that has a goal.
 
-
-def with_point(action: Action, point: Point | None) -> Action | None:
-    """The action there; a refusal where no point was found."""
-    if point is None:
-        return None
-    return dataclasses.replace(action, point=point)
+    >>> steps_to_find(Action("drag", "Box to Bin"))
+    ['drag Box', 'click Bin']
+    """
+    if not lacks_point(action):
+        return []
+    if action.kind == "drag":
+        dragged, goal = split_drag(action.text)
+        if goal:
+            return [f"drag {dragged}", f"click {goal}"]
+    return [str(action)]
 
 
 # ---- what --tool_agent names --------------------------------------------------------------------
 
+OCR = "ocr"  # a folder of that name is ./ocr
+
 
 def load_tool_agent(name: str, policy: Policy, max_pixels: int = 0) -> ToolAgent | None:
-    """The tool agent of --tool_agent; None for an empty name: the world's own."""
+    """The tool agent of --tool_agent; None for an empty name: the world's own.
+
+    Ends with one line where what the name needs is not there.
+    """
     if not name:
         return None
+    if name == OCR:
+        return load_ocr()
     return vlm_tool_agent(frozen_vlm(name, policy, max_pixels))
+
+
+def load_ocr() -> ToolAgent:
+    try:
+        reader = load_reader()
+    except ValueError as problem:
+        die(f"--tool_agent {OCR}: {problem}")
+    return ocr_tool_agent(reader.read)
 
 
 def frozen_vlm(name: str, policy: Policy, max_pixels: int = 0) -> Policy:

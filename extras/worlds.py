@@ -6,20 +6,24 @@ It knows no recorded benchmark: those are listed in benchmarks/catalog.py.
 
 from functools import cache
 
-from envs import ToyGUI, die, memory_gui
+from envs import ToyGUI, die, memory_gui, with_states
+from extras.toy_map import ToyMap
 from extras.toy_tools import ToyTools
 
-WORLDS = {"toy-gui": ToyGUI, "toy-tools": ToyTools}
+WORLDS = {"toy-gui": ToyGUI, "toy-tools": ToyTools, "toy-map": ToyMap}
 # What can be said behind a name.
 OPTIONS = "toy-gui:memory=0.5"
 
 
 @cache
-def find_world(name: str) -> type:
+def find_world(name: str, states: bool = False) -> type:
     """The class of a world: "toy-gui", or with its dial "toy-gui:memory=0.5" (envs.memory_gui).
 
-    The same name gives the same class. Raises ValueError, in one line, for what is no world.
+    `states`: its oracle also says what will be seen (envs.with_states). The same name gives the
+    same class. Raises ValueError, in one line, for what is no world, or has no names for screens.
     """
+    if states:
+        return with_states(find_world(name))
     kind, colon, option = name.partition(":")
     if kind not in WORLDS:
         raise ValueError(f"{name}: choose one of {', '.join(WORLDS)}, {OPTIONS}")
@@ -35,9 +39,9 @@ def find_world(name: str) -> type:
     return memory_gui(share)
 
 
-def world_or_die(name: str) -> type:
+def world_or_die(name: str, states: bool = False) -> type:
     """The class of the world that --env names; a wrong name ends with one line, exit code 2."""
     try:
-        return find_world(name)
+        return find_world(name, states)
     except ValueError as error:
         die(f"--env {error}")

@@ -1,36 +1,40 @@
 """extras/ablation.py: the arms, what their numbers say, and what is run again and what is not."""
 
-import doctest
 import json
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from made_up_exams import exam
 
 from envs import die
 from extras import ablation
 from extras.ablation import (
     ABLATION_SPLITS,
     ARMS,
-    MAIN_ARMS,
     PART_SEEDS,
+    Arm,
     Job,
     Settings,
-    ablation_record,
-    ablation_table,
-    draw_ablation,
-    interval,
+    exam_file,
+    finished_exam,
+    flags_named,
     list_jobs,
     main,
-    run_arm,
+    read_start,
+    run_all,
+    run_jobs,
+    run_owner,
+    tasks_to_play,
     training_flags,
 )
-from extras.warm_start import warm_base
+from extras.warm_start import start_folder
 from train import parse_config, warm_start_settings
 
 SETTINGS = Settings(
     root=Path("runs"),
+    warmup_dir=Path("runs/warmup"),
     seeds=1,
     jobs=1,
     limit=300,
@@ -39,124 +43,6 @@ SETTINGS = Settings(
     stage1_updates=300,
     stage2_updates=200,
 )
-
-
-def test_the_examples_in_docstrings():
-    result = doctest.testmod(ablation)
-    assert result.attempted > 0
-    assert result.failed == 0
-
-
-# ---- statistics ---------------------------------------------------------------------------------
-
-
-def test_interval_by_hand():
-    # The standard deviation is 0.03391, and the half width 2.776 / sqrt(5) of it.
-    mean, half = interval([0.50, 0.54, 0.55, 0.57, 0.59])
-    assert (mean, half) == pytest.approx((0.55, 0.04210), abs=1e-5)
-    assert np.isnan(interval([0.5])[1])
-
-
-def exam(success: float, flags: str = "") -> dict:
-    """What run_arm returns for an arm that is half as good on disturbed splits."""
-    splits = {}
-    for split in ABLATION_SPLITS["toy-gui"]:
-        splits[split] = {
-            "success": success if split in ("test", "app") else success / 2,
-            "stability": 0.5,
-            "repeat": 0.1,
-            "failed": 0.2,
-            "accuracy_at_k": [0.5, 0.4],
-            "tokens_per_episode": 200.0,
-        }
-    return {
-        "flags": flags.split(),
-        "limit": 300,
-        "split": splits,
-        "minutes": 2.0,
-        "exam_minutes": 1.0,
-        "sampled_tokens": 1000,
-        "commit": "abc",
-    }
-
-
-def exams(*successes: float) -> list[dict]:
-    """One exam a seed."""
-    return [exam(success) for success in successes]
-
-
-def test_record_pairs_the_same_seeds():
-    arms = {
-        "tracer1": exams(0.5, 0.6, 0.7),
-        "reactive_grounded": exams(0.4, 0.5, 0.6),
-        "stage1": exams(0.3, 0.5, 0.4),
-    }
-    record = ablation_record(arms, 3, [])
-    steady = record["pairs"]["tracer1-reactive_grounded"]
-    assert steady["mean"] == pytest.approx(0.1)
-    assert steady["ci95"] == pytest.approx([0.1, 0.1])  # the seeds vary, the difference does not
-    low, high = record["pairs"]["tracer1-stage1"]["ci95"]
-    assert low < 0 < high
-    tracer1 = record["arms"]["tracer1"]
-    assert tracer1["split"]["popup"] == {"success": [0.25, 0.3, 0.35], "n": 300}
-    assert tracer1["robustness"] == pytest.approx([0.5] * 3)
-    assert tracer1["per_1000_tokens"] == pytest.approx([2.5, 3.0, 3.5])
-    assert "60.0 +- 24.8" in ablation_table(record)
-    assert record["commit"] == "abc"
-    assert "gain" not in record
-
-
-def test_gain_is_over_the_better_reactive_arm_of_each_seed():
-    arms = {
-        "tracer1": exams(0.6, 0.5),
-        "reactive_text": exams(0.5, 0.3),
-        "reactive_grounded": exams(0.4, 0.4),
-    }
-    record = ablation_record(arms, 2, [])
-    gain = record["gain"]
-    assert gain["mean"] == pytest.approx((0.6 / 0.5 + 0.5 / 0.4) / 2 - 1)
-    half = gain["ci95"][1] - gain["mean"]
-    assert half == pytest.approx(12.706 * 0.025)  # half the difference of two seeds, times t
-    assert "of each seed: +22.5% +- 31.8%" in ablation_table(record)
-
-
-def test_an_arm_with_fewer_seeds_and_one_split_is_paired_on_what_is_common():
-    part = exams(0.4, 0.5)
-    for run in part:
-        run["split"] = {"test": run["split"]["test"]}
-    record = ablation_record({"tracer1": exams(0.5, 0.6, 0.9), "carry": part}, 3, [])
-    pair = record["pairs"]["tracer1-carry"]
-    assert pair["mean"] == pytest.approx(0.1)  # the third seed has no partner
-    carry = record["arms"]["carry"]
-    assert carry["robustness"] == [None, None]
-    assert list(carry["split"]) == ["test"]
-    last_line = ablation_table(record).splitlines()[-1]
-    assert last_line.split()[0] == "carry"
-
-
-def test_one_seed_has_no_interval():
-    record = ablation_record({"tracer1": exams(0.5), "stage1": exams(0.4)}, 1, [])
-    assert np.isnan(record["pairs"]["tracer1-stage1"]["ci95"]).all()
-    assert "nan" not in ablation_table(record)
-
-
-def test_the_record_has_the_layout_of_docs():
-    """docs/ablation.json was written by it and can be drawn again."""
-    kept = json.loads((ablation.ROOT / "docs" / "ablation.json").read_text())
-    record = ablation_record({"tracer1": exams(0.5, 0.6), "stage1": exams(0.4, 0.4)}, 2, [])
-    assert list(record) == [key for key in kept if key != "gain"]
-    assert list(record["arms"]["tracer1"]) == list(kept["arms"]["tracer1"])
-
-
-def test_the_picture_has_a_panel_more_where_several_horizons_are(tmp_path):
-    from PIL import Image
-
-    file = tmp_path / "ablation.png"
-    arms = {"warmup": exams(0.1, 0.2), "tracer1": exams(0.5, 0.6)}
-    draw_ablation(ablation_record(arms, 2, []), file)
-    narrow = Image.open(file).width
-    draw_ablation(ablation_record(arms | {"horizon_2": exams(0.4)}, 2, []), file)
-    assert Image.open(file).width == narrow * 3 / 2
 
 
 # ---- arms and jobs ------------------------------------------------------------------------------
@@ -174,68 +60,183 @@ def test_every_arm_is_a_command_that_train_accepts_and_has_the_same_budget():
         assert arm.choose in ("", "likelihood", "agreement")
 
 
-def test_arms_start_from_the_same_warm_start_unless_they_cannot(tmp_path, monkeypatch):
-    def tell_the_folder(folder, *_):
-        raise FileNotFoundError(folder)
-
-    monkeypatch.setattr("extras.warm_start.make_tiny", tell_the_folder)
+def test_arms_start_from_the_same_warm_start_unless_they_cannot(tmp_path):
     made = {}
     for name, arm in ARMS.items():
         config = parse_config(training_flags(arm, SETTINGS))
-        with pytest.raises(FileNotFoundError) as wanted:
-            warm_base(warm_start_settings(config), tmp_path)
-        made[name] = str(wanted.value)
+        made[name] = start_folder(warm_start_settings(config), tmp_path)
     different = {name for name in made if made[name] != made["tracer1"]}
     assert different == {"history_0", "far_first"}
 
 
 def test_no_two_jobs_train_the_same_thing():
-    jobs = list_jobs(["choose_agreement", "gamma_1"], 1)
+    jobs = list_jobs(["warmup", "choose_agreement", "gamma_1", "far_first", "history_0"], SETTINGS)
     assert jobs == {
         Job("warmup", 0): None,
         Job("tracer1", 0): Job("warmup", 0),  # whose run choose_agreement plays with
-        Job("gamma_1", 0): Job("warmup", 0),
         Job("choose_agreement", 0): Job("tracer1", 0),
+        Job("gamma_1", 0): Job("warmup", 0),
+        Job("far_first", 0): None,  # these make warm starts of their own
+        Job("history_0", 0): None,
     }
 
 
-def test_arms_that_change_a_part_have_fewer_seeds():
-    jobs = list_jobs(list(ARMS), 5)
-    for name in ARMS:
+def test_arms_that_change_a_part_have_fewer_seeds_and_play_one_split():
+    jobs = list_jobs(list(ARMS), replace(SETTINGS, seeds=5))
+    for name, arm in ARMS.items():
         seeds = [job.seed for job in jobs if job.arm == name]
-        assert seeds == list(range(5 if name in MAIN_ARMS else PART_SEEDS))
+        assert seeds == list(range(5 if arm.most_seeds is None else PART_SEEDS))
+        splits = list(tasks_to_play(arm, SETTINGS))
+        assert splits == list(ABLATION_SPLITS["toy-gui"] if arm.most_seeds is None else ["test"])
+    assert [name for name, arm in ARMS.items() if arm.most_seeds is None] == [
+        "warmup",
+        "reactive_text",
+        "reactive_grounded",
+        "stage1",
+        "stage2",
+        "tracer1",
+        "without_stage2",
+    ]
+
+
+def test_a_world_with_its_dial_plays_the_splits_of_the_world():
+    settings = replace(SETTINGS, flags=["--env", "toy-gui:memory=0.5"], limits={"flaky": 20})
+    assert tasks_to_play(Arm(), settings)["flaky"] == 20
+    assert tasks_to_play(Arm(), settings)["layout"] == 300
+    assert tasks_to_play(Arm(), replace(settings, split="dev")) == {"dev": 300}
+    assert tasks_to_play(Arm(splits=("train", "dev")), settings) == {"train": 300, "dev": 300}
+
+
+def test_an_arm_may_have_more_updates_and_a_longer_warm_start():
+    arm = Arm("--horizon 1 --stage2_updates {all}", updates_times=2.6, start_times=2.8)
+    config = parse_config(training_flags(arm, SETTINGS))
+    assert (config.stage2_updates, config.warmup_steps) == (1300, 3080)
+    # What the common flags say is multiplied too.
+    short = replace(SETTINGS, flags=["--warmup_steps", "10"])
+    assert parse_config(training_flags(arm, short)).warmup_steps == 28
+
+
+def test_arms_of_the_same_flags_but_another_budget_do_not_share_a_run():
+    arms = {"one": Arm("--gamma 1"), "more": Arm("--gamma 1", updates_times=2.0)}
+    assert run_owner("more", arms) == "more"
+    arms["shown otherwise"] = Arm("--gamma 1", playing="--no-carry_forecast")
+    assert run_owner("shown otherwise", arms) == "one"
+
+
+def test_flags_for_the_exam_alone():
+    assert flags_named("") == {}
+    assert flags_named("--no-carry_forecast") == {"carry_forecast": False}
+    assert flags_named("--carry_forecast") == {"carry_forecast": True}
+    assert flags_named("--horizon 5") == {"horizon": 5}  # named, though it is the default
 
 
 # ---- runs ---------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation.subprocess, "run", lambda *_, **__: pytest.fail("trained again"))
-    folder = tmp_path / "tracer1-0"
-    folder.mkdir()
-    file = folder / "exam-tracer1.json"
-    job = Job("tracer1", 0)
-    settings = replace(SETTINGS, root=tmp_path, flags=["--gamma", "0.8"])
-    done = exam(0.5, "--gamma 0.8 --stage1_updates 300 --stage2_updates 200")
+def finish(job: Job, settings: Settings, success: float = 0.5) -> Path:
+    """Leave behind what a finished job leaves."""
+    done = exam(success) | {"arm": job.arm, "seed": job.seed}
+    arm = settings.arms[job.arm]
+    done["flags"] = training_flags(arm, settings)
+    done["split"] = {split: done["split"]["test"] for split in tasks_to_play(arm, settings)}
+    file = exam_file(job, settings)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(done))
-    assert run_arm(job, settings)["split"]["test"]["success"] == 0.5
-    with pytest.raises(ValueError, match="made with other settings"):
-        run_arm(job, replace(settings, flags=[]))
-    with pytest.raises(ValueError, match="made with other settings"):
-        run_arm(job, replace(settings, limit=100))
-    file.write_text('{"arm": "trac')
-    with pytest.raises(ValueError, match="exam-tracer1.json: not JSON"):
-        run_arm(job, settings)
+    return file
 
 
-def test_a_folder_of_another_configuration_is_not_played(tmp_path):
+def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "run_jobs", lambda jobs, finished, _: iter(()))
+    settings = replace(SETTINGS, root=tmp_path, flags=["--gamma", "0.8"])
+    job = Job("tracer1", 0)
+    file = finish(job, settings)
+    assert finished_exam(job, settings)["split"]["test"]["success"] == 0.5
+    assert finished_exam(Job("stage1", 0), settings) is None
+    [exams] = run_all(["tracer1"], settings)
+    assert list(exams) == ["tracer1"]
+    for others in (replace(settings, flags=[]), replace(settings, limit=100)):
+        with pytest.raises(ValueError, match="made with other settings"):
+            next(run_all(["stage1", "tracer1"], others))
+    for damaged in ('{"arm": "trac', "[]", '{"split": {"test": {}}}'):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match="exam-tracer1.json"):
+            finished_exam(job, settings)
+
+
+def test_a_folder_of_another_configuration_is_told_before_anything_is_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "run_jobs", lambda *_: pytest.fail("something was run"))
     folder = tmp_path / "tracer1-0"
     (folder / "adapter").mkdir(parents=True)
     config = parse_config(["--eval_tasks", "20", "--eval_split", "dev", "--gamma", "0.1"])
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     settings = replace(SETTINGS, root=tmp_path, split="dev")
     with pytest.raises(ValueError, match=r"other settings \(gamma 0.1, not 0.9\)"):
-        run_arm(Job("tracer1", 0), settings)
+        list(run_all(["warmup", "tracer1"], settings))
+
+
+def test_after_each_run_there_are_the_exams_so_far(tmp_path, monkeypatch):
+    """A seed counts once those before it are there: pairs need the same seeds."""
+    settings = replace(SETTINGS, root=tmp_path, seeds=2)
+    finish(Job("stage1", 0), settings, success=0.4)
+
+    def run_backwards(jobs, finished, _settings):
+        for job in reversed(jobs):
+            if job not in finished:
+                yield job, exam(0.5 + job.seed / 10)
+
+    monkeypatch.setattr(ablation, "run_jobs", run_backwards)
+    seen = []
+    for exams in run_all(["stage1", "stage2"], settings):
+        seen.append({arm: [run["split"]["test"]["success"] for run in exams[arm]] for arm in exams})
+    assert seen == [
+        {"stage1": [0.4]},
+        {"stage1": [0.4]},  # stage2 of seed 1
+        {"stage1": [0.4, 0.6]},
+        {"stage1": [0.4, 0.6], "stage2": [0.5, 0.6]},
+    ]
+
+
+class PoolInOneProcess:
+    """A job is done as soon as it is handed in."""
+
+    def __init__(self, log: list):
+        self.log = log
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, work, job, settings):
+        self.log.append(job)
+        future = Future()
+        future.set_result(exam(0.5))
+        return future
+
+
+def test_jobs_are_done_in_their_order_as_soon_as_they_can_be(monkeypatch):
+    """All arms of a seed before the next seed, though the next seed's warm start waits for none."""
+    log = []
+    monkeypatch.setattr(ablation, "make_pool", lambda _: PoolInOneProcess(log))
+    settings = replace(SETTINGS, seeds=2)
+    jobs = list_jobs(["warmup", "stage1", "stage2"], settings)
+    done = [job for job, _ in run_jobs(jobs, {Job("warmup", 0)}, settings)]
+    assert done == log == list(jobs)[1:]
+
+
+def test_what_a_warm_start_took_stands_in_the_exam(tmp_path):
+    base = tmp_path / "warm"
+    base.mkdir()
+    folder = tmp_path / "run"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_model.safetensors").write_text("")
+    config = asdict(parse_config([])) | {"base": str(base), "in_4bit": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert read_start(folder) == {}  # a model of the hub has none
+    learnt = {"lessons": {"imitating": {"batches": 3}}, "check": {"passed": True}, "made_by": {}}
+    (base / "warmup.json").write_text(json.dumps(learnt))
+    assert read_start(folder) == {"lessons": learnt["lessons"], "check": {"passed": True}}
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from envs import Action
         ("pyautogui.moveTo(0.1, 0.2)", Action("hover", "T", (0.1, 0.2))),
         (
             "pyautogui.moveTo(0.1, 0.2)\npyautogui.dragTo(0.3, 0.4, button='left')",
-            Action("drag", "T", (0.1, 0.2)),
+            Action("drag", "T", (0.1, 0.2), (0.3, 0.4)),
         ),
+        ("pyautogui.dragTo(0.3, 0.4)", Action("drag", "T", None, (0.3, 0.4))),
         ("pyautogui.scroll(-5)", Action("scroll", "down")),
         ("pyautogui.scroll(clicks=5)", Action("scroll", "up")),
         ("pyautogui.write(message='a b')", Action("type", "a b")),
@@ -39,6 +40,30 @@ from envs import Action
 )
 def test_agentnet_code(code, action):
     assert parse_pyautogui(code, "T") == [action]
+
+
+def test_a_drag_begins_where_the_pointer_is():
+    """That is where the call before left it; a hover that only leads there is no step."""
+    code = """pyautogui.click(0.1, 0.2)
+pyautogui.dragTo(0.3, 0.4)
+pyautogui.scroll(-1)
+pyautogui.dragTo(0.5, 0.6)
+pyautogui.moveTo(0.7, 0.8)
+pyautogui.dragTo(0.9, 1.0, duration=0.5)
+"""
+    assert parse_pyautogui(code, "T") == [
+        Action("click", "T", (0.1, 0.2)),
+        Action("drag", "T", (0.1, 0.2), (0.3, 0.4)),
+        Action("scroll", "down"),
+        Action("drag", "T", (0.3, 0.4), (0.5, 0.6)),
+        Action("drag", "T", (0.7, 0.8), (0.9, 1.0)),
+    ]
+
+
+@pytest.mark.parametrize("call", ["dragTo(0.3, 1.4)", "dragTo(0.3)", "dragTo('a', 'b')"])
+def test_a_drag_beside_the_screen_is_refused(call):
+    with pytest.raises(BadRecord, match="code: x, y"):
+        parse_pyautogui(f"pyautogui.moveTo(0.1, 0.2)\npyautogui.{call}")
 
 
 def test_keys_of_one_press_come_one_after_the_other():

@@ -122,6 +122,17 @@ def test_an_action_in_our_own_notation():
         parse_action({"action": {"kind": "click", "point": "here"}})
 
 
+def test_a_drag_in_our_own_notation_may_say_where_it_ends():
+    drag = {"kind": "drag", "text": "Box to Bin", "point": [0.2, 0.5], "end": [0.8, 1]}
+    assert parse_action({"action": drag}) == Action("drag", "Box to Bin", (0.2, 0.5), (0.8, 1))
+    without = {"kind": "drag", "text": "Box to Bin", "point": None, "end": None}
+    assert parse_action({"action": without}) == Action("drag", "Box to Bin")
+    with pytest.raises(BadRecord, match="end: 2 numbers expected"):
+        parse_action({"action": {"kind": "drag", "end": [0.5]}})
+    with pytest.raises(ValueError, match="click has no end"):
+        parse_action({"action": {"kind": "click", "point": [0.5, 0.5], "end": [0.5, 0.5]}})
+
+
 # ---- Files -------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -55,6 +56,7 @@ from envs import (
     make_task,
     one_line,
     own_tool_agent,
+    with_states,
 )
 
 ANY_HORIZON = 60  # longer than any plan
@@ -154,6 +156,11 @@ def tasks(split: str, n: int = 400) -> list[Task]:
         {"kind": "click", "point": (0.5, 0.5, 0.5)},
         {"kind": "click", "point": ("0.5", "0.5")},
         {"kind": "click", "point": (None, 0.5)},
+        {"kind": "click", "point": (0.5, 0.5), "end": (0.5, 0.5)},
+        {"kind": "type", "end": (0.5, 0.5)},
+        {"kind": "drag", "point": (0.5, 0.5), "end": (0.5, 1.01)},
+        {"kind": "drag", "point": (0.5, 0.5), "end": (math.nan, 0.5)},
+        {"kind": "drag", "point": (0.5, 0.5), "end": (0.5,)},
     ],
     ids=str,
 )
@@ -171,6 +178,18 @@ def test_legal_actions_are_accepted_and_print_as_a_line():
         point = (0.0, 1.0) if kind in POINTING else None
         assert str(Action(kind, text, point)) == f"{kind} {text}"
     assert str(Action("back")) == "back"
+    assert str(Action("drag", "Box to Bin", (0.0, 1.0), (1.0, 0.0))) == "drag Box to Bin"
+
+
+def test_what_is_expected_is_no_part_of_what_is_done():
+    plain = Action("click", "Sound", (0.1, 0.1))
+    expecting = Action("click", "Sound", (0.1, 0.1), expects="Sound")
+    assert expecting == plain
+    assert hash(expecting) == hash(plain)
+    assert str(expecting) == "click Sound"
+    for bad in ("two\nlines", "x" * (MAX_TEXT + 1), None):
+        with pytest.raises(ValueError, match="what click expects must be one line"):
+            Action("click", "Sound", expects=bad)
 
 
 def test_one_line_makes_a_text_that_an_action_takes():
@@ -819,6 +838,71 @@ def test_there_are_menus_and_pages_that_scroll():
     assert BODY == 3
 
 
+# ---- states in the forecast ----------------------------------------------------------------------
+
+
+def expected(env: ToyGUI) -> list[str]:
+    return [action.expects for action in env.oracle(ANY_HORIZON)]
+
+
+def test_only_a_world_with_states_says_what_will_be_seen():
+    world = with_states(ToyGUI)
+    assert with_states(ToyGUI) is world  # one class, so that demonstrations are cached
+    assert world.words[: len(ToyGUI.words)] == ToyGUI.words
+    assert {"with", "states", "=>"} <= set(world.words) - set(ToyGUI.words)
+    for seed in range(50):
+        usual = make("train", seed)
+        env = world("train")
+        env.reset(seed)
+        assert env.oracle(ANY_HORIZON) == usual.oracle(ANY_HORIZON)
+        assert set(expected(usual)) == {""}
+        *states, last = expected(env)
+        assert last == ""  # after `done` nothing is seen
+        assert all(state in SCREEN_WORDS for state in states)  # the tiny model's words
+        assert env.example(2).reference[0].expects == states[0]
+    with pytest.raises(ValueError, match="object has no names for its screens"):
+        with_states(object)
+
+
+def test_what_the_oracle_expects_is_what_comes():
+    """But where it is interrupted: no popup is foreseen."""
+    surprises = 0
+    for seed in range(100):
+        env = with_states(ToyGUI)("train")
+        env.reset(seed)
+        for _ in range(env.max_steps):
+            action = env.oracle(1)[0]
+            popups = len(env.popups)
+            env.step(action)
+            if action.kind == "done":
+                break
+            interrupted = len(env.popups) < popups
+            assert (env.screen_name() == action.expects) != interrupted
+            surprises += interrupted
+    assert surprises > 20
+
+
+def test_a_screen_is_named_by_what_lies_on_top():
+    env = make("train", next(seed for seed in range(99) if make("train", seed).task.menu))
+    env.overlay = None
+    page = env.shown_title(env.page)
+    assert env.screen_name() == page
+    env.focus = "Name|Title"
+    env.task = replace(env.task, shown=env.task.shown | {"Name|Title": "Name"})
+    assert env.screen_name() == "Name"
+    env.focus = None
+    env.committed = True
+    assert env.screen_name() == "Saved"
+    for overlay, name in [
+        (Menu(), "Menu"),
+        (Guide(), "Guide"),
+        (Dialog("Rate", dismiss="Later"), "Rate"),
+    ]:
+        env.overlay = overlay
+        assert env.screen_name() == name
+        assert name in SCREEN_WORDS
+
+
 # ---- the frozen tool agent -----------------------------------------------------------------------
 
 NAMES = ("Save", "Name", "Beep", "Wifi", "Menu", "Dark")
@@ -894,6 +978,44 @@ def test_tool_agent_fails_now_and_then_when_flaky():
     assert near(refused, 0.15)
     for i in range(50):  # what needs no point passes
         assert find_element(Action("type", "x"), ELEMENTS, str(i), flaky=1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "dragged", "goal"),
+    [
+        ("Name to Save", "Name", "Save"),
+        ("Save to Name", "Save", "Name"),
+        ("Back to Top to Save", "Back to Top", "Save"),
+        ("Save to Back to Top", "Save", "Back to Top"),
+        ("Back to Top to Back to Top", "Back to Top", "Back to Top"),
+        ("Name to nowhere", "Name", None),
+        ("Back to Top", "Back to Top", None),  # the whole text is a label, and "Back" is none
+        ("Name", "Name", None),
+    ],
+)
+def test_tool_agent_finds_both_ends_of_a_drag(text, dragged, goal):
+    """Labels may themselves hold the word; an end that is not on the screen is left out."""
+    elements = (*ELEMENTS, ("Back to Top", (0.5, 0.0, 1.0, 0.5)))
+    places = {label: centre(box) for label, box in elements}
+    end = None if goal is None else places[goal]
+    found = find_element(Action("drag", text, (0.9, 0.9)), elements, "screen")
+    assert found == Action("drag", text, places[dragged], end)
+
+
+@pytest.mark.parametrize("text", ["nothing to Name", "nothing to Bin", " to Name", "Name to ", ""])
+def test_tool_agent_refuses_a_drag_of_what_it_does_not_know(text):
+    for i in range(100):
+        assert find_element(Action("drag", text), ELEMENTS, str(i)) is None
+
+
+def test_a_drag_without_a_goal_is_found_as_before_there_were_ends():
+    """The draws are those of the whole text, so that no number of the toy worlds moves."""
+    found = [find_element(Action("drag", "Title"), ELEMENTS, str(i)) for i in range(300)]
+    rights = [action for action in found if action is not None]
+    assert 60 < len(rights) < 180  # by its other name it is found, or mistaken, in 40 %
+    assert all(action.end is None for action in rights)
+    refused = [i for i in range(300) if found[i] is None]
+    assert refused[:5] == [1, 5, 7, 8, 9]
 
 
 def test_tool_agent_repeats_itself_and_ignores_the_policys_point():

@@ -1,9 +1,7 @@
 """eval.py: the planners that need no model, the metrics of a toy world, the exam of a run, and the
 door to recorded benchmarks."""
 
-import doctest
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,23 +9,28 @@ from helpers import hub, make_run
 
 import agent
 from agent import Plan, Play
-from envs import SPLITS, Action, ToolAgent, ToyGUI
+from envs import DISMISS, LURES, SPLITS, Action, Observation, ToolAgent, ToyGUI
 from eval import (
+    CLOSE,
+    TYPE_UNSAID,
     Examinee,
     bench,
     evaluate,
     evaluate_planner,
     evaluate_policy,
     exam,
+    kind_of,
     main,
     oracle_planner,
     parse_arguments,
+    parts_table,
+    place_of_kind,
     predictor,
     random_planner,
     table,
     toy_metrics,
-    wilson,
 )
+from extras.intervals import wilson
 from extras.loading import load_policy
 from extras.made_up_android import android_record, write_android_control
 from extras.tiny_vlm import make_tiny
@@ -38,30 +41,24 @@ B = Action("click", "Name")
 C = Action("type", "amber")
 DONE = Action("done")
 
-# ---- the interval of a rate ---------------------------------------------------------------------
-
-
-def test_the_examples_in_docstrings():
-    result = doctest.testmod(sys.modules["eval"])
-    assert result.attempted > 0
-    assert result.failed == 0
-
-
-def test_wilson_stays_inside_0_to_1_and_says_nothing_of_nothing():
-    assert wilson(0, 0) == (0.0, 1.0)
-    assert wilson(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
-    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert wilson(10, 10)[1] <= 1.0
-
-
 # ---- metrics, by hand ---------------------------------------------------------------------------
+
+
+SEEN = Observation("Account: type amber in Name; finish", screenshot=lambda: None)
 
 
 def one_play(forecasts: list[list[Action]], references: list[list[Action]] | None = None) -> Play:
     """An episode with these forecasts whose every step worked."""
+    steps = len(forecasts)
     if references is None:
-        references = [[A, B, C, DONE]] * len(forecasts)
-    return Play(forecasts=forecasts, references=references, results=["ok"] * len(forecasts))
+        references = [[A, B, C, DONE]] * steps
+    return Play(
+        observations=[SEEN] * steps,
+        forecasts=forecasts,
+        references=references,
+        results=["ok"] * steps,
+        surprises=[False] * steps,
+    )
 
 
 def test_the_metrics_and_their_order():
@@ -77,6 +74,8 @@ def test_the_metrics_and_their_order():
         "unreadable",
         "steps_per_episode",
         "tokens_per_episode",
+        "by_kind",
+        "solved",
     ]
 
 
@@ -86,6 +85,7 @@ def test_success_is_a_share_of_the_episodes():
     assert metrics["success"] == 0.5
     assert metrics["n"] == 4
     assert metrics["ci95"] == list(wilson(2, 4))
+    assert metrics["solved"] == [1, 0, 0, 1]
 
 
 def test_accuracy_at_k_counts_the_states_where_a_kth_action_is_due():
@@ -111,13 +111,22 @@ def test_repeat_is_a_share_of_the_forecast_actions():
 
 
 def test_failed_is_a_share_of_the_steps():
-    refused = Play(forecasts=[[A]] * 4, references=[[A]] * 4)
+    refused = one_play([[A]] * 4, [[A]] * 4)
     refused.results = ["ok", "failed", "impossible", "failed"]
     assert toy_metrics([refused], 1)["failed"] == 0.5
 
 
 def test_unreadable_is_a_share_of_the_forecasts():
     assert toy_metrics([one_play([[], [A], [], []])], 1)["unreadable"] == 0.75
+
+
+def test_surprised_is_a_share_of_the_steps_that_expected_something():
+    """Only what is executed, the first step, says what will be seen next."""
+    expects = Action("click", "Sound", expects="Sound")
+    episode = one_play([[expects], [expects, A], [A, expects], [], [DONE]])
+    episode.surprises = [True, False, False, False, False]
+    assert toy_metrics([episode], 2)["surprised"] == 1 / 2
+    assert "surprised" not in toy_metrics([one_play([[A, expects]])], 2)
 
 
 def test_steps_and_tokens_are_means_over_episodes():
@@ -128,6 +137,123 @@ def test_steps_and_tokens_are_means_over_episodes():
     metrics = toy_metrics([one, other], 1)
     assert metrics["steps_per_episode"] == 2.0
     assert metrics["tokens_per_episode"] == 17.0
+
+
+# ---- the same, by kind and by demand ------------------------------------------------------------
+
+LATER = Action("click", "Later")
+
+
+def test_first_actions_by_the_kind_of_the_oracles():
+    """Where an average would hide something, a kind is two."""
+    coral = Action("type", "coral")  # the instruction does not say it
+    episode = one_play(
+        forecasts=[[LATER], [A], [B, C], [C], [A], []],
+        references=[[LATER], [A], [A], [C], [coral], [DONE]],
+    )
+    assert toy_metrics([episode], 2)["by_kind"] == {
+        "click": {"right": 1 / 2, "n": 2},
+        CLOSE: {"right": 1.0, "n": 1},
+        "type": {"right": 1.0, "n": 1},
+        TYPE_UNSAID: {"right": 0.0, "n": 1},
+        "done": {"right": 0.0, "n": 1},  # an unreadable answer is wrong
+    }
+
+
+def test_a_step_that_no_oracle_knows_has_no_kind():
+    assert toy_metrics([one_play([[A], [B]], [[], [B]])], 1)["by_kind"] == {
+        "click": {"right": 1.0, "n": 1}
+    }
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_kinds_together_are_the_first_number_of_accuracy(name):
+    planner = random_planner(3)
+    metrics, plays = evaluate(planner, WORLDS[name], "dev", 30, 3, 4)
+    by_kind = metrics["by_kind"].values()
+    right = sum(part["right"] * part["n"] for part in by_kind)
+    n = sum(part["n"] for part in by_kind)
+    assert n == sum(len(episode.results) for episode in plays)
+    assert right / n == pytest.approx(metrics["accuracy_at_k"][0])
+
+
+def test_what_closes_a_dialog_stands_on_dialogs_only():
+    """Of the oracle's clicks in the toy GUI exactly those while a dialog is open."""
+    _, plays = evaluate(oracle_planner(1), ToyGUI, "popup", 60, 1, 4)
+    closed = 0
+    for episode in plays:
+        for reference, screen in zip(episode.references, episode.screens, strict=True):
+            labels = {label for label, _box in screen}
+            dialog = len(labels) <= 3 and bool(labels & {*DISMISS, "OK"})
+            is_close = kind_of(reference[0], "") == CLOSE
+            assert is_close == dialog, (reference[0], labels)
+            closed += is_close
+    assert closed >= 60
+    assert not any(kind_of(Action("click", lure), "") == CLOSE for lure in LURES)
+
+
+def test_a_code_word_is_not_said_by_the_instruction():
+    """Exactly then the oracle types something that has to be remembered."""
+    _, plays = evaluate(oracle_planner(1), ToyGUI, "test", 60, 1, 4)
+    for episode in plays:
+        instruction = episode.observations[0].instruction
+        kinds = {kind_of(reference[0], instruction) for reference in episode.references}
+        assert (TYPE_UNSAID in kinds) == ("type code" in instruction)
+
+
+class Demanding(ToyGUI):
+    """A world that says what its tasks demand: here the number of their goals."""
+
+    def reset(self, seed: int):
+        seen = super().reset(seed)
+        self.demand = len(self.task.goals)
+        return seen
+
+
+def test_success_by_what_the_tasks_demand():
+    refused = evaluate(oracle_planner(2), Demanding, "dev", 20, 2, 4, tool_agent=refuse_two_goals)
+    metrics, plays = refused
+    demands = [observation_goals(episode) for episode in plays]
+    assert set(demands) >= {1, 2}
+    assert list(metrics["by_demand"]) == [str(demand) for demand in sorted(set(demands))]
+    assert metrics["by_demand"]["1"] == {"success": 1.0, "n": demands.count(1)}
+    assert metrics["by_demand"]["2"] == {"success": 0.0, "n": demands.count(2)}
+    same_without, _ = evaluate(
+        oracle_planner(2), ToyGUI, "dev", 20, 2, 4, tool_agent=refuse_two_goals
+    )
+    assert "by_demand" not in same_without
+    del metrics["by_demand"]
+    assert metrics == same_without
+
+
+def observation_goals(episode: Play) -> int:
+    return episode.observations[0].instruction.count(":")
+
+
+def refuse_two_goals(actions, examples):
+    """A tool agent that serves tasks of one goal only."""
+    answers = []
+    for action, example in zip(actions, examples, strict=True):
+        answers.append(action if example.observation.instruction.count(":") == 1 else None)
+    return answers
+
+
+def test_the_tables_of_parts_have_a_column_for_each_part_of_any_policy():
+    """In the order of the kinds; a policy that met no such state has a dash."""
+    one = toy_metrics([one_play([[A], [B]], [[A], [DONE]])], 1)
+    other = toy_metrics([one_play([[A], [A]], [[LATER], [A]])], 1)
+    header, *rows = parts_table({"one": one, "other": other}, "by_kind", "right").splitlines()
+    assert header.split("  ")[0] == "policy"
+    assert header.index("click ") < header.index(CLOSE) < header.index("done")
+    assert rows[0].split() == ["one", "100%", "of", "1", "-", "0%", "of", "1"]
+    assert rows[1].split() == ["other", "100%", "of", "1", "0%", "of", "1", "-"]
+    assert sorted(["done", TYPE_UNSAID, "type", CLOSE, "click"], key=place_of_kind) == [
+        "click",
+        CLOSE,
+        "type",
+        TYPE_UNSAID,
+        "done",
+    ]
 
 
 # ---- the floor and the ceiling ------------------------------------------------------------------
@@ -158,6 +284,15 @@ def test_how_many_play_side_by_side_changes_nothing():
     assert together == apart
     assert done == [3, 3, 1]
     assert len(plays) == 7
+
+
+def test_a_world_says_how_many_can_be_played_side_by_side():
+    """One whose episodes take a browser each."""
+    costly = type("CostlyGUI", (ToyGUI,), {"side_by_side": 2})
+    done = []
+    metrics, _ = evaluate(oracle_planner(2), costly, "popup", 5, 2, 4, progress=done.append)
+    assert done == [2, 2, 1]
+    assert metrics == evaluate(oracle_planner(2), ToyGUI, "popup", 5, 2, 4)[0]
 
 
 def test_a_planner_plays_in_the_world_of_a_run():
@@ -226,7 +361,11 @@ def test_the_exam_from_the_command_line(run, tmp_path, capsys):
     assert (written["protocol"], written["split"], written["n"]) == ("toy-gui", "popup", 2)
     again = exam(str(run), agent_config(run), "popup", 2)
     assert written["policies"] == json.loads(json.dumps(again))
-    assert "protocol toy-gui, split popup, greedy, n = 2" in capsys.readouterr().out
+    assert '"solved": [1, 1]' in file.read_text()  # on one line, however many they are
+    printed = capsys.readouterr().out
+    assert "protocol toy-gui, split popup, greedy, n = 2" in printed
+    assert "first action right, by the kind of the oracle's" in printed
+    assert CLOSE in printed
 
 
 def test_a_run_is_examined_in_its_own_world(tmp_path, capsys):
@@ -265,6 +404,13 @@ def test_a_model_without_a_run_is_examined_in_the_world_that_is_named(tmp_path, 
     numbers = examine(tmp_path, "--model", str(base), *flags)
     assert (numbers["protocol"], numbers["split"]) == ("toy-tools", "composition")
     assert len(numbers["policies"]["base"]["accuracy_at_k"]) == 5
+
+
+def test_a_world_with_its_dial_is_named_as_in_training(run, tiny, tmp_path, capsys):
+    name = "toy-gui:memory=1"
+    numbers = examine(tmp_path, "--model", str(tiny), "--bench", name, "--limit", "4")
+    assert numbers["protocol"] == name
+    assert TYPE_UNSAID in numbers["policies"]["oracle"]["by_kind"]
 
 
 @pytest.mark.parametrize("who", ["--run", "--model"])
@@ -400,9 +546,12 @@ def test_a_fault_in_the_predictions_is_told_and_counts_as_no_answer(gaia, tmp_pa
 
 
 @pytest.mark.parametrize("who", ["--run", "--model"])
-@pytest.mark.parametrize("named", ["", "base"])
+@pytest.mark.parametrize("named", ["", "base", "ocr"])
 def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, who, run, tiny, monkeypatch):
-    """With the words of --tool_agent, and none where neither the run nor the flag names a VLM."""
+    """With the words of --tool_agent, and none where neither the run nor the flag names a VLM.
+
+    With ocr nobody looks: the toolbox itself reads.
+    """
     looks = []
     flags = ["--run", str(run)]
     if who == "--model":
@@ -420,7 +569,7 @@ def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, who, run, tiny, m
     monkeypatch.setattr("eval.score_tools", score_tools)
     monkeypatch.setattr("eval.ask", ask)
     bench(parse_arguments(["--bench", "gta", "--data", "x", *flags, "--tool_agent", named]))
-    expected = "a picture: < |image_pad|> What is there?" if named else None
+    expected = "a picture: < |image_pad|> What is there?" if named == "base" else None
     assert looks == [expected]
 
 
@@ -430,7 +579,10 @@ def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, who, run, tiny, m
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give one of --run DIR, --model NAME and --predictions FILE"),
+        ([], "give one of --run DIR, --model NAME, --predictions FILE and --planner NAME"),
+        (["--run", "RUN", "--bench", "nonsense"], "--bench nonsense: choose one of toy-gui"),
+        (["--run", "RUN", "--bench", "toy-gui:memory=2"], "the share must lie in 0..1"),
+        (["--run", "RUN", "--bench", "toy-gui:memory=0.5"], "needs --run of that world"),
         (["--run", "RUN", "--predictions", "x"], "give one of --run DIR, --model NAME"),
         (["--run", "RUN", "--model", "x"], "give one of --run DIR, --model NAME"),
         (["--model", "x", "--predictions", "x"], "give one of --run DIR, --model NAME"),
@@ -454,8 +606,7 @@ def test_bad_input_ends_with_one_line(flags, message, run, dies):
     assert message in dies(main, flags)
 
 
-def test_only_what_has_an_official_rule_is_an_exam(capsys):
+def test_only_what_has_an_official_rule_is_an_exam(dies):
     for name in ("agentnet", "mmtraj"):
-        with pytest.raises(SystemExit):
-            parse_arguments(["--bench", name])
-    assert parse_arguments(["--bench", "mind2web"]).bench == "mind2web"
+        assert "of the benchmarks" in dies(main, ["--bench", name, "--run", "x"])
+    assert "needs --data ROOT" in dies(main, ["--bench", "mind2web", "--run", "x"])

@@ -44,6 +44,19 @@ def test_scoring_a_file(android, predictions):
     assert result["subsplits"] == {"IDD": 2 / 8, "app_unseen": 0.0}
 
 
+def test_a_file_may_hold_drags(android, tmp_path):
+    """No rule of the benchmarks knows a drag: it is an answer of another kind."""
+    drag = {"kind": "drag", "text": "Box to Bin", "point": [0.5, 0.5], "end": [0.9, 0.9]}
+    file = write_lines(
+        tmp_path / "d.jsonl",
+        {"id": "7/1", "action": drag},
+        {"id": "7/2", "action": drag | {"kind": "click"}},
+    )
+    result, rows = score_bench("androidcontrol", android, "test", predictions=file)
+    assert result["why"] == [f"{file}:2: click has no end: only a drag has one"]
+    assert rows[1] == {"id": "7/1", "type_match": False, "correct": False}
+
+
 def test_a_list_of_steps_beside_the_data_is_found(android, predictions):
     write_lines(android / "ac_idx.txt", "episode_7_screenshot_1", "episode_7_screenshot_2")
     result, _ = score_bench("androidcontrol", android, "test", predictions=predictions)

@@ -2,6 +2,7 @@
 a run."""
 
 import doctest
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,8 @@ def test_a_step_is_marked_where_the_element_that_it_names_is():
     elements = (("Save", box), ("Save", other), ("Exit", other))
     forecast = [Action("click", "Save"), Action("click", "Nowhere"), Action("click", "Exit")]
     assert find_boxes(forecast, elements) == [box, None, other]
+    drags = [Action("drag", "Exit to Save"), Action("drag", "Nowhere to Save")]
+    assert find_boxes(drags, elements) == [other, None]
 
 
 def test_an_answer_that_could_not_be_read_is_an_empty_forecast(tmp_path):
@@ -134,6 +137,17 @@ def test_a_disc_stands_where_a_step_points(tmp_path):
     picture = draw_forecast(tmp_path, forecast)
     assert middle(picture, GREEN, 900) == pytest.approx((150, 450), abs=2)
     assert middle(picture, GRAY, 900) == pytest.approx((450, 90), abs=2)
+
+
+def test_a_line_leads_to_where_a_drag_ends(tmp_path):
+    start = Action("drag", "Box to Bin", (0.25, 0.5))
+    alone = draw_forecast(tmp_path, [start])
+    dragged = draw_forecast(tmp_path, [replace(start, end=(0.75, 0.5))])
+    assert (dragged[450, 170:450] == np.array(GREEN)).all()  # from 150 px, beside the disc, to 450
+    assert (dragged[450 + 5, 450] == np.array(GREEN)).all()  # the dot is higher than the line
+    assert not alone[450, 170:460].any()
+    later = draw_forecast(tmp_path, [Action("done"), replace(start, end=(0.75, 0.5))])
+    assert (later[450, 170:450] == np.array(GRAY)).all()
 
 
 def test_all_steps_are_listed_below_the_screenshot(tmp_path):

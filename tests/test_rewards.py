@@ -2,6 +2,7 @@
 
 import builtins
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import format_forecast, parse_forecast
-from envs import Action
+from envs import Action, Point
 from rewards import (
     POINT_RADIUS,
     grounded_reward,
@@ -97,6 +98,61 @@ def test_points_are_compared_only_where_no_text_is_known():
     assert similarity(SAVE, at(0.5)) == 0.0  # no point was said
 
 
+def drag(text: str = "", point: Point | None = None, end: Point | None = None) -> Action:
+    return Action("drag", text, point, end)
+
+
+HERE = (0.2, 0.5)
+THERE = (0.8, 0.5)
+NEAR = (0.8, 0.5 + 0.99 * POINT_RADIUS)
+FAR = (0.8, 0.5 + 1.01 * POINT_RADIUS)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant", "value"),
+    [
+        # text comes first, and both of its parts must be right
+        (drag("Box to Bin"), drag("Box to Bin"), 1.0),
+        (drag("the box icon to the bin"), drag("Box to Bin"), 1.0),
+        (drag("red Box to Bin"), drag("Box to Bin"), 2 / 3),
+        (drag("red Box to big green Bin"), drag("Box to Bin"), 1 / 2),
+        (drag("Bin to Box"), drag("Box to Bin"), 0.0),
+        (drag("Box to Tray"), drag("Box to Bin"), 0.0),
+        (drag("Cup to Bin"), drag("Box to Bin"), 0.0),
+        (drag("Box"), drag("Box to Bin"), 0.0),
+        (drag("Send to Bob to Bin"), drag("Send to Bob to Bin"), 1.0),
+        (click("Box to Bin"), drag("Box to Bin"), 0.0),
+        # the points do not matter where there is a text
+        (drag("Box to Bin"), drag("Box to Bin", HERE, THERE), 1.0),
+        (drag("", HERE, THERE), drag("Box to Bin", HERE, THERE), 0.0),
+        # a text that does not say where to is compared as a whole
+        (drag("slider"), drag("the slider"), 1.0),
+        (drag("slider to right"), drag("slider"), 2 / 3),
+        # without a text both points count
+        (drag("", HERE, THERE), drag("", HERE, THERE), 1.0),
+        (drag("", HERE, NEAR), drag("", HERE, THERE), 1.0),
+        (drag("", HERE, FAR), drag("", HERE, THERE), 0.0),
+        (drag("", THERE, HERE), drag("", HERE, THERE), 0.0),
+        (drag("", HERE), drag("", HERE, THERE), 0.0),
+        (drag("", None, THERE), drag("", HERE, THERE), 0.0),
+        # the record does not say where it ends
+        (drag("", HERE, FAR), drag("", HERE), 1.0),
+        (drag("", HERE), drag("", HERE), 1.0),
+    ],
+)
+def test_drags_are_compared_at_both_ends(said, meant, value):
+    assert similarity(said, meant) == pytest.approx(value)
+
+
+def test_a_drag_back_is_no_repetition():
+    there_and_back = [drag("Box to Bin"), drag("Bin to Box"), drag("the bin to the box")]
+    assert repetitions(there_and_back) == [0, 0, 1]
+    pointed = [drag("", HERE, THERE), drag("", HERE, NEAR), drag("", HERE, THERE)]
+    assert repetitions(pointed) == [0, 0, 1]
+    signs = [drag("★ to ☆"), drag("☆ to ★"), drag("★  to ☆"), click("★"), click("☆"), click("★")]
+    assert repetitions(signs) == [0, 0, 1, 0, 0, 1]
+
+
 # ---- stage 1 ------------------------------------------------------------------------------------
 
 TRUTH = [SAVE, EXIT, DONE]
@@ -137,6 +193,41 @@ def test_trajectory_reward_by_hand(forecast, reference, horizon, readable, rewar
     assert terms["align"] + terms["repeat"] + terms["overrun"] == pytest.approx(reward)
     assert sum(found.steps) == pytest.approx(reward)
     assert len(found.steps) == horizon + 1
+
+
+def expecting(*states: str) -> list[Action]:
+    """The truth, with what each action expects to be seen."""
+    return [replace(action, expects=state) for action, state in zip(TRUTH, states, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("forecast", "state", "reward"),
+    [
+        # TRUTH is worth 1 + 0.5 + 0.25; its two states are worth as much as their actions.
+        (expecting("Sound", "Menu", ""), 1 + 0.5, 1.75 + 1.5),
+        (expecting("the sound page", "Offer", ""), 1.0, 1.75 + 1.0),
+        (expecting("Sound Audio", "Menu", "Menu"), 2 / 3 + 0.5, 1.75 + 2 / 3 + 0.5),
+        (expecting("", "", ""), 0.0, 1.75),
+        # A state is paid whether or not the action is right, and only in its place.
+        ([replace(BACK, expects="Sound")], 1.0, 1.0),
+        ([replace(SAVE, expects="Menu"), replace(EXIT, expects="Sound")], 0.0, 1.5),
+    ],
+)
+def test_states_are_aligned_as_actions_are(forecast, state, reward):
+    reference = expecting("Sound", "Menu", "")
+    found = trajectory_reward(forecast, reference, 3, 0.5, 1.0, 0.25, states=True)
+    assert found.terms["state"] == pytest.approx(state)
+    assert found.terms["reward"] == pytest.approx(reward)
+    assert sum(found.steps) == pytest.approx(reward)
+
+
+def test_without_states_there_is_no_such_term_and_nothing_is_paid_for_them():
+    with_them = trajectory_reward(expecting("Sound", "Menu", ""), expecting("Sound", "", ""), 3)
+    without = trajectory_reward(TRUTH, TRUTH, 3)
+    assert with_them == without
+    assert list(without.terms) == ["align", "repeat", "overrun", "reward"]
+    # The names are the same for each forecast, also for one that has no state: they are averaged.
+    assert "state" in trajectory_reward([DONE], [DONE], 3, states=True).terms
 
 
 @given(trajectories, trajectories, st.integers(1, 5), gammas, weights)
@@ -333,6 +424,15 @@ def at(x: float, y: float, kind: str = "click", text: str = "Save") -> Action:
         (at(0.5, 0.5, text=""), at(0.5, 0.65, text=""), [], 0.0),
         # neither box nor point: nothing to agree with
         (at(0.5, 0.5, text=""), SAVE, [], 0.0),
+        # a drag: where it begins as every point, and where it ends
+        (drag("", (0.3, 0.6), NEAR), drag("", (0.3, 0.6), THERE), [BOX], 1.0),
+        (drag("", (0.3, 0.6), FAR), drag("", (0.3, 0.6), THERE), [BOX], 0.0),
+        (drag("", (0.6, 0.6), THERE), drag("", (0.3, 0.6), THERE), [BOX], 0.0),
+        (drag("", (0.3, 0.6)), drag("", (0.3, 0.6), THERE), [BOX], 0.0),
+        (drag("", (0.3, 0.6)), drag("", (0.3, 0.6)), [BOX], 1.0),
+        (drag("", HERE, NEAR), drag("", HERE, THERE), [], 1.0),
+        (drag("", THERE, THERE), drag("", HERE, THERE), [], 0.0),
+        (drag("Box to Bin", HERE, FAR), drag("Box to Bin", HERE, THERE), [], 0.0),
         (Action("type", "Amber "), AMBER, [], 1.0),
         (Action("type", "birch"), AMBER, [], 0.0),
         (DONE, DONE, [], 1.0),

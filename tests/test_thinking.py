@@ -1,5 +1,6 @@
 """--thinking: the model thinks before it forecasts. Who may, and how long; what counts as the
-thought, what it is paid, who never sees it; a whole run. On made-up models that think."""
+thought, what it is paid, who never sees it; whole runs. On made-up models that think, and on the
+project's tiny one."""
 
 import dataclasses
 import json
@@ -24,6 +25,7 @@ from agent import (
     LINE_TOKENS,
     REFERENCE,
     THOUGHT,
+    THOUGHT_END,
     Forward,
     Group,
     Plan,
@@ -45,6 +47,7 @@ from extras.loading import LEAST_THOUGHT, let_think, load_policy
 from extras.made_up import TEMPLATE, make_hub
 from extras.run_folder import load_run_policy, read_run, rollout_record
 from extras.shared_prompt import SHARED
+from extras.tiny_vlm import make_tiny
 from rewards import group_advantages
 from train import Config, parse_config, score, summary, token_advantages, update_policy
 
@@ -147,7 +150,7 @@ def test_a_budget_must_hold_a_line(thinker, dies):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--thinking", "64"], "name one with --model"),
+        (["--thinking", "1"], "one word and its </think> take up to 2 tokens"),
         (["--thinking", "-1"], "must be at least 0"),
         (["--model", "somewhere", "--thinking", "3"], "too small a budget"),
     ],
@@ -485,6 +488,72 @@ def models_think_and_forecast(monkeypatch):
 
     monkeypatch.setattr(train, "load_policy", load)
     monkeypatch.setattr(run_folder, "load_policy", load)
+
+
+@pytest.fixture(scope="session")
+def tiny_thinker(tmp_path_factory):
+    """The folder of an untrained tiny model that has the word for the end of a thought."""
+    folder = tmp_path_factory.mktemp("tiny_thinker")
+    make_tiny(folder, (*ToyGUI.words, THOUGHT_END), 0)
+    return folder
+
+
+def test_the_tiny_model_thinks_where_it_has_the_word_for_it(tiny_thinker, dies):
+    policy = load_policy(tiny_thinker)
+    prompt = encode(policy, [observe(0)], 3)[0]
+    assert "one word and its </think>" in dies(let_think, policy, 1)
+    let_think(policy, 6)
+    # Its template opens no thought: it has learnt to begin with one.
+    assert encode(policy, [observe(0)], 3)[0].ids == prompt.ids
+    rollout = read(policy, "amber Name</think>click Name\ntype amber\ndone<|im_end|>")
+    assert [str(action) for action in rollout.forecast] == ["click Name", "type amber", "done"]
+    assert rollout.thought_tokens == 3
+    assert rollout.step_index == [THOUGHT] * 3 + [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_the_tiny_model_has_room_for_a_thought_and_all_lines(tiny_thinker):
+    policy = load_policy(tiny_thinker)
+    silent = policy.max_new_tokens(5)
+    let_think(policy, 6)
+    assert policy.max_new_tokens(5) == 6 + silent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["toy-gui", "toy-tools"])
+def test_a_whole_run_of_the_tiny_model_that_thinks(env, tmp_path):
+    settings = {
+        "env": env,
+        "thinking": 6,
+        "horizon": 2,
+        "group_size": 4,
+        "prompts_per_update": 4,
+        "reading_steps": 2,
+        "warmup_steps": 60,
+        "warmup_batch": 4,
+        "warmup_horizon": 2,
+        "train_tasks": 5,
+        "stage1_updates": 2,
+        "stage2_updates": 1,
+        "eval_tasks": 2,
+        "lora_rank": 4,
+        "threads": 1,
+        "warmup_dir": tmp_path / "warm",
+    }
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    folder = tmp_path / "run"
+    train.main([*flags, "--output_dir", str(folder)])
+    records = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    thoughts = [record["text"].split("</think>") for record in records]
+    assert any(len(parts) == 2 for parts in thoughts)  # it has learnt the form
+    assert any(record["forecast"] for record in records)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["thought"] > 0 for line in lines)
+    config = read_run(folder)
+    policy = load_run_policy(folder, config)
+    assert policy.tiny and policy.thinking == 6
+    results = json.loads((folder / "results.json").read_text())["test"]
+    metrics, _ = evaluate_policy(policy, config, "test", 2)
+    assert metrics == results["stage2"]
 
 
 @pytest.mark.slow

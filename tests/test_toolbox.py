@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from benchmarks.toolbox import GTA_TOOLS, Call, calculate, call_text, read_call, run_tool
 from extras.guarded import Outcome
+from extras.ocr import INSTALL, Reader
 
 # ---- the calculator ---------------------------------------------------------------------------
 
@@ -225,6 +227,16 @@ def test_tools_that_look_ask_the_model(files):
     assert run_tool("ImageDescription", {"image": "a"}, files).status == "unavailable"
 
 
+def test_ocr_reads_a_picture_line_by_line(files):
+    for package in ("rapidocr", "onnxruntime"):
+        pytest.importorskip(package, reason=f"OCR is optional: {INSTALL}")
+    assert run_tool("OCR", {"image": "a"}, files) == Outcome("ok", "no text found")
+    written = {"text": "Total: 12.50", "position": "(20, 40)", "color": "black"}
+    run_tool("AddText", {"image": "a", **written}, files)
+    run_tool("AddText", {"image": "picture_1", **written, "position": "(20, 80)"}, files)
+    assert run_tool("OCR", {"image": "picture_2"}, files).value == "Total: 12.50\nTotal: 12.50"
+
+
 def test_tools_that_draw_hand_on_a_picture(files):
     def run(name, **arguments):
         return run_tool(name, arguments, files, None, 5.0)
@@ -249,7 +261,8 @@ def test_tools_that_draw_hand_on_a_picture(files):
     ],
 )
 def test_what_cannot_be_done_here_says_why(name, arguments, files, monkeypatch):
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("benchmarks.toolbox.load_reader", Reader)
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
     assert run_tool(name, arguments, files).value.startswith("not available here: ")
 
 

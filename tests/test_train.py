@@ -4,6 +4,8 @@ scores, flags, whole runs."""
 import dataclasses
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +21,12 @@ from envs import Action, Example, ToyGUI, find_element
 from extras.loading import load_policy
 from extras.run_folder import read_run
 from extras.shared_prompt import SHARED
+from extras.warm_start import start_folder
 from extras.worlds import WORLDS
 from rewards import grounded_reward, group_advantages, trajectory_reward
 from train import (
     Config,
+    find_base,
     grpo_loss,
     has_signal,
     open_run,
@@ -347,28 +351,37 @@ def test_examples_are_the_same_for_the_same_update(policy):
     assert keys != [example.key for example in other_stage]
 
 
-def test_carried_forecasts_are_those_of_the_policy_one_step_earlier(policy, monkeypatch):
-    asked = []
+def test_carried_forecasts_are_rolled_forward_from_the_first_state(policy, monkeypatch):
+    """Each says how many states came before it and how long the plan in its own prompt was."""
+    horizon = 3
 
     def policy_planner(policy, horizon):
         def plan(observations, envs):
-            asked.extend(observations)
-            forecast = [Action("back"), Action("home")]
-            return [agent.Plan(forecast, tokens=2) for _ in observations]
+            plans = []
+            for seen in observations:
+                line = Action("type", f"{len(seen.history)} {len(seen.plan)}")
+                plans.append(agent.Plan([Action("back"), line, Action("home")], tokens=2))
+            return plans
 
         return plan
 
     monkeypatch.setattr(train, "policy_planner", policy_planner)
-    config = settings(prompts_per_update=12, train_tasks=20)
+    config = settings(horizon=horizon, prompts_per_update=40, train_tasks=20, history=99)
     bare = next(toy_examples(policy, config, "stage1", first=0))
     carrying = dataclasses.replace(config, carry_forecast=True)
     carried = next(toy_examples(policy, carrying, "stage1", first=0))
-    starts = [not example.observation.history for example in bare]
-    assert any(starts) and len(asked) == starts.count(False)
-    for one, other, is_start in zip(bare, carried, starts, strict=True):
+    steps = [len(example.observation.history) for example in bare]
+    assert {0, 1, 2} <= set(steps)
+    for one, other, before in zip(bare, carried, steps, strict=True):
         assert one.observation.plan == ()
-        assert other.observation.plan == (() if is_start else (Action("home"),))
         assert other.reference == one.reference
+        assert other.observation.history == one.observation.history
+        expected = ()
+        if before == 1:  # what was planned in the first state, which had no plan
+            expected = (Action("type", "0 0"), Action("home"))
+        if before > 1:
+            expected = (Action("type", f"{before - 1} 2"), Action("home"))
+        assert other.observation.plan == expected
 
 
 # ---- scoring -------------------------------------------------------------------------------------
@@ -520,7 +533,7 @@ def test_the_reference_forward_trains_too(tiny, tmp_path):
 
 
 def test_many_unreadable_answers_are_warned_about(tiny, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(agent, "parse_forecast", lambda *_: ([], "nothing to read"))
+    monkeypatch.setattr(agent, "parse_forecast", lambda *_, **__: ([], "nothing to read"))
     config = Config(
         output_dir=str(tmp_path / "run"),
         model=str(tiny),
@@ -561,6 +574,7 @@ def another_value(field: dataclasses.Field, folder):
         "load_in_4bit": True,
         "forward": "reference",
         "thinking": 64,
+        "warmup_lessons": "left_out",
     }
     if field.name in special:
         return special[field.name]
@@ -579,9 +593,6 @@ def test_every_field_is_a_flag_with_its_reason(field, tmp_path):
     else:
         argv = [f"--{field.name}", str(value)]
     expected = dataclasses.replace(Config(), **{field.name: value})
-    if field.name == "thinking":  # which the tiny model cannot
-        argv += ["--model", "somewhere"]
-        expected = dataclasses.replace(expected, model="somewhere")
     if expected.model:  # defaults for a hub model
         expected = dataclasses.replace(
             expected, learning_rate=2e-5, gradient_checkpointing=True, micro_batch=1
@@ -615,7 +626,7 @@ BAD = {
     "warmup_batch": (0,),
     "warmup_horizon": (0,),
     "reading_steps": (0,),
-    "warmup_steps": (0,),
+    "warmup_steps": (-1,),
     "eval_tasks": (0,),
     "save_every": (0,),
     "lora_rank": (0,),
@@ -636,7 +647,7 @@ BAD = {
     "max_grad_norm": (0, "nan"),
     "max_pixels": (-1,),
     "sample_batch": (-1,),
-    "thinking": (-1, 1, 64),
+    "thinking": (-1, 1),
     "credit": ("none",),
     "order": ("middle",),
     "stages": ("stage3", ""),
@@ -644,6 +655,7 @@ BAD = {
     "env": ("toy",),
     "data": ("nosuch:/", "androidcontrol:/no/such/folder"),
     "forward": ("fast", ""),
+    "warmup_lessons": ("all", ""),
 }
 BAD_FLAGS = []
 for bad_name, bad_values in BAD.items():
@@ -673,6 +685,55 @@ def test_what_is_no_value_at_all_ends_with_code_2(argv, capsys):
     assert argv[0] in last_line or argv == ["--resume", "yes"]
 
 
+@pytest.mark.parametrize("flag", ["--warmup_lessons=next", "--warmup_horizon=1"])
+def test_own_plans_need_a_start_that_writes_some(flag, dies):
+    assert "--warmup_own_plans" in dies(parse_config, [flag, "--warmup_own_plans"])
+
+
+def test_without_its_name_the_warm_start_is_made_all_the_same():
+    """As the help says: only --model does without one."""
+    why = Config.__dataclass_fields__["stages"].metadata["help"]
+    assert "The warm start is made in any case" in why
+    without = parse_config(["--stages", "stage1"])
+    assert train.warm_start_settings(without) == train.warm_start_settings(Config())
+
+
+# ---- the model that the adapters stand on --------------------------------------------------------
+
+
+def test_a_resumed_run_keeps_its_own_warm_start(tmp_path, monkeypatch, dies):
+    """Whatever code or machine made it: its adapters mean nothing on another one."""
+    flags = ["--output_dir", str(tmp_path / "run"), "--warmup_dir", str(tmp_path / "warm")]
+    config = parse_config(flags)
+    resumed = dataclasses.replace(config, resume=True)
+    old = tmp_path / "warm" / "of_older_code"
+    run = SimpleNamespace(before={"base": str(old)})
+    made = []
+
+    def make(settings, folder):
+        made.append(folder)
+        return tmp_path / "warm" / "new"
+
+    monkeypatch.setattr(train, "warm_base", make)
+    assert find_base(config, run) == tmp_path / "warm" / "new"
+    made.clear()
+    message = dies(find_base, resumed, run)
+    assert str(old) in message and "is gone" in message
+    old.mkdir(parents=True)
+    assert find_base(resumed, run) == old
+    assert made == []
+    # One that is gone is made again where that gives the same.
+    same = start_folder(train.warm_start_settings(config), config.warmup_dir)
+    run.before["base"] = str(same)
+    find_base(resumed, run)
+    assert made == [config.warmup_dir]
+    named = dataclasses.replace(resumed, model="somewhere")
+    assert find_base(named, run) == Path("somewhere")
+
+
+# ---- more mistakes -------------------------------------------------------------------------------
+
+
 def test_a_full_gpu_names_the_flags(dies, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand so on")
@@ -693,10 +754,23 @@ def test_a_wrong_tool_agent_leaves_no_run_behind(tiny, tmp_path, dies):
 # ---- from end to end -----------------------------------------------------------------------------
 
 
+def shorten_courses(world: type, monkeypatch) -> None:
+    """What the world wants to be taught before imitation is taught for two batches."""
+    if not hasattr(world, "courses"):
+        return
+    courses = world.courses
+
+    def short(settings):
+        return [dataclasses.replace(course, batches=2) for course in courses(settings)]
+
+    monkeypatch.setattr(world, "courses", staticmethod(short))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("env", WORLDS)
 def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
     monkeypatch.chdir(tmp_path)
+    shorten_courses(WORLDS[env], monkeypatch)
     tiny_settings = {
         "horizon": 2,
         "group_size": 4,
@@ -730,7 +804,8 @@ def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
         assert result["n"] == 3
         assert 0 <= low <= result["success"] <= high <= 1
     assert read_run("one")["horizon"] == 2
-    assert len(list((tmp_path / "warmup").iterdir())) == 1  # the warm start was reused
+    names = {path.name for path in (tmp_path / "warmup").iterdir()}
+    assert len(names) == 2 and "reading" in names  # the warm start was reused
 
     assert "one" in dies(train.main, [*flags, "--output_dir", "one"])
     train.main([*flags, "--output_dir", "one", "--resume"])

@@ -1,6 +1,8 @@
 """extras/vlm_tool_agent.py: each family is asked in its own form, every form of answer is read, and
 what is asked of a frozen VLM is asked once, with adapters off."""
 
+import sys
+
 import pytest
 from helpers import blank_screen, hub, load_hub, observe
 from hypothesis import given
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 
 import agent
 from agent import Forward, Group, Policy, Rollout, encode, parse_forecast
-from envs import Action, Example, Observation
+from envs import Action, Example, Observation, ToyGUI
 from extras.loading import let_think, load_policy
 from extras.made_up import TEMPLATE, make_hub
+from extras.ocr import INSTALL, Reader
 from extras.shared_prompt import SHARED
 from extras.vlm_tool_agent import ask, frozen_vlm, load_tool_agent, parse_point, vlm_tool_agent
 from train import Config, score
@@ -154,6 +157,21 @@ def test_equal_questions_are_asked_once_with_adapters_off():
     assert policy.frame(grid) == (1092, 2408)
 
 
+def test_of_a_drag_it_is_asked_for_both_ends():
+    policy = load_hub()
+    answers = {"drag Box": "(100, 200)", "click Bin": "(900, 800)", "drag Slider": "(500, 500)"}
+    asked = script(policy, answers)
+    texts = ("Box to Bin", "Slider", "Box to Nowhere", "Nothing to Bin")
+    drags = [Action("drag", text) for text in texts]
+    example = Example(blank_screen(64, 64), ())
+    both, one, no_goal, nothing = vlm_tool_agent(policy)(drags, [example] * 4)
+    assert (both.text, both.point, both.end) == ("Box to Bin", (0.1, 0.2), (0.9, 0.8))
+    assert (one.point, one.end) == ((0.5, 0.5), None)
+    assert (no_goal.point, no_goal.end) == ((0.1, 0.2), None)
+    assert nothing is None
+    assert len(asked) == 5  # two of the seven are asked twice
+
+
 def test_it_is_asked_with_thinking_off_and_thinks_again_afterwards(tmp_path):
     """The policy's own base answers at once, whatever the policy does."""
     opens_a_thought = TEMPLATE.replace("assistant\n{%", "assistant\n<think>\n{%")
@@ -233,6 +251,29 @@ def test_an_empty_name_is_the_worlds_own(policy):
 
 def test_base_is_the_policy_itself(policy):
     assert frozen_vlm("base", policy) is policy
+
+
+def test_ocr_reads_the_screenshot_and_pays_as_any_tool_agent(policy):
+    for package in ("rapidocr", "onnxruntime"):
+        pytest.importorskip(package, reason=f"OCR is optional: {INSTALL}")
+    env = ToyGUI("test", scale=2)
+    env.reset(0)
+    truth = env.example(horizon=1)
+    label = env.oracle(1, exact=True)[0].text
+    rollouts = []
+    for text in (f"click {label}", f"click the {label.upper()}", "click Nowhere", "fly"):
+        forecast, error = parse_forecast(text, 1)
+        rollouts.append(Rollout([], [], [], text, "stop", forecast, error, []))
+    group = Group(truth, None, rollouts)
+    assert score([group], "stage2", Config(horizon=1), load_tool_agent("ocr", policy)) == 1
+    assert [rollout.reward for rollout in rollouts] == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_ocr_that_is_not_installed_ends_with_one_line(policy, dies, monkeypatch):
+    monkeypatch.setattr("extras.vlm_tool_agent.load_reader", Reader)
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    message = dies(load_tool_agent, "ocr", policy)
+    assert message == f"error: --tool_agent ocr: OCR needs rapidocr: {INSTALL}"
 
 
 def test_another_model_is_loaded_once_and_goes_the_fast_way(policy):

@@ -1,0 +1,280 @@
+"""What the arms of an ablation say: intervals over the seeds, pairs, a table and a picture.
+
+Called by extras/ablation.py with the exams of all arms; extras/dials.py counts with it too.
+It runs, trains and plays nothing: the same exams always give the same record.
+"""
+
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+# Splits that ask how robust a policy is.
+DISTURBED = {"popup", "flaky", "layout"}
+
+# ---- what the numbers say -----------------------------------------------------------------------
+
+# Student's t, two-sided 95 %, for 1 to 9 degrees of freedom; with more the last one is used, which
+# makes an interval a little too wide.
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of its 95 % interval by Student's t (nan for a single value).
+
+    >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
+    [2.0, 2.484]
+    """
+    n = len(values)
+    mean = float(np.mean(values))
+    if n < 2:
+        return mean, math.nan
+    t = T_95[min(n - 2, len(T_95) - 1)]
+    return mean, t * float(np.std(values, ddof=1)) / math.sqrt(n)
+
+
+def spread(values: Sequence[float]) -> dict:
+    mean, half = interval(values)
+    return {"mean": mean, "ci95": [mean - half, mean + half]}
+
+
+def ablation_record(
+    exams: dict[str, list[dict]], seeds: int, common_flags: list[str], split: str = "test"
+) -> dict:
+    """docs/ablation.json from the exams of each arm, a seed each.
+
+    Per arm one number a seed; paired differences on `split` over the seeds in common, with the 95 %
+    interval by Student's t; `gain`: relative, of TraceR1 over the better reactive arm of each seed.
+    """
+    arms = {arm: arm_record(runs, split) for arm, runs in exams.items()}
+    success = {arm: record["split"][split]["success"] for arm, record in arms.items()}
+    record = {
+        "arms": arms,
+        "seeds": list(range(seeds)),
+        "command": shlex.join(["python", "-m", "extras.ablation", *sys.argv[1:]]),
+        "common_flags": common_flags,
+        "commit": commits(exams),
+        "pairs": pairs(success),
+    }
+    if {"tracer1", "reactive_text", "reactive_grounded"} <= set(arms):
+        record["gain"] = spread(gains(success))
+    return record
+
+
+def arm_record(runs: list[dict], split: str) -> dict:
+    """The numbers of one arm, each a list over the seeds.
+
+    stability and accuracy_at_k: planning stability. robustness: see there. generalisation: the
+    other splits themselves (app; composition, tool). per_1000_tokens, per_minute: tasks solved on
+    `split` per 1,000 tokens written there, and on all splits per minute of playing them.
+    """
+    metrics = [run["split"][split] for run in runs]
+    record = {"split": {}}
+    for name in runs[0]["split"]:
+        success = [run["split"][name]["success"] for run in runs]
+        record["split"][name] = {"success": success, "n": runs[0]["split"][name]["n"]}
+    for name in ("stability", "repeat", "failed", "accuracy_at_k", "tokens_per_episode"):
+        record[name] = [row[name] for row in metrics]
+    record["robustness"] = [robustness(run, split) for run in runs]
+    record["per_1000_tokens"] = [per_1000_tokens(row) for row in metrics]
+    record["per_minute"] = [per_minute(run) for run in runs]
+    for name in ("minutes", "exam_minutes", "sampled_tokens", "commit"):
+        record[name] = [run.get(name) for run in runs]
+    record["flags"] = " ".join(runs[0]["flags"])
+    return record
+
+
+def robustness(run: dict, split: str) -> float | None:
+    """Mean success on the disturbed splits over success on `split`; None: they were not played."""
+    disturbed = []
+    for name, row in run["split"].items():
+        if name in DISTURBED:
+            disturbed.append(row["success"])
+    if not disturbed:
+        return None
+    mean = sum(disturbed) / len(disturbed)
+    return mean / max(run["split"][split]["success"], 1e-9)
+
+
+def per_1000_tokens(metrics: dict) -> float:
+    return 1000 * metrics["success"] / max(metrics["tokens_per_episode"], 1e-9)
+
+
+def per_minute(run: dict) -> float:
+    solved = sum(row["success"] * row["n"] for row in run["split"].values())
+    return solved / run["exam_minutes"]
+
+
+def commits(exams: dict[str, list[dict]]) -> str:
+    """All commits that made the exams, in the order in which they appear."""
+    seen = {}
+    for runs in exams.values():
+        for run in runs:
+            if "commit" in run:
+                seen[run["commit"]] = True
+    return ", ".join(seen)
+
+
+def pairs(success: dict[str, list[float]]) -> dict[str, dict]:
+    """TraceR1 and stage 1 minus each other arm, seed by seed; a seed needs both of a pair."""
+    differences = {}
+    for one in ("tracer1", "stage1"):
+        for other in success:
+            if one in success and one != other:
+                both = zip(success[one], success[other], strict=False)
+                differences[f"{one}-{other}"] = spread([mine - theirs for mine, theirs in both])
+    return differences
+
+
+def gains(success: dict[str, list[float]]) -> list[float]:
+    better = map(max, success["reactive_text"], success["reactive_grounded"])
+    both = zip(success["tracer1"], better, strict=True)
+    return [mine / max(theirs, 1e-9) - 1 for mine, theirs in both]
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+def ablation_table(record: dict) -> str:
+    """One row an arm: success on the first split, the others that it plays, and what it cost."""
+    played = [list(arm["split"]) for arm in record["arms"].values()]
+    splits = max(played, key=len)
+    rows = [table_header(splits)]
+    for arm in record["arms"]:
+        rows.append(table_row(arm, record, splits))
+    if "gain" in record:
+        gain = record["gain"]
+        half = gain["ci95"][1] - gain["mean"]
+        uncertain = "" if math.isnan(half) else f" +- {half:.1%}"
+        text = f"{gain['mean']:+.1%}{uncertain}"
+        rows.append(f"TraceR1 over the better reactive arm of each seed: {text}")
+    return "\n".join(rows)
+
+
+def table_header(splits: Sequence[str]) -> str:
+    first, *others = splits
+    cells = [f"{'arm (seeds)':22}", f"{first:>12}", f"{'TraceR1 minus it':>17}"]
+    cells += [f"{split[:7]:>7}" for split in others]
+    cells += [f"{name:>7}" for name in ("stable", "repeat", "failed", "tokens", "per 1k")]
+    cells.append(f"{'minutes':>8}")
+    return " ".join(cells)
+
+
+def table_row(name: str, record: dict, splits: Sequence[str]) -> str:
+    arm = record["arms"][name]
+    first, *others = splits
+    label = f"{name} ({len(arm['minutes'])})"
+    mean, half = interval(arm["split"][first]["success"])
+    on_first = plus_minus(f"{100 * mean:.1f}", 100 * half)
+    cells = [f"{label:22}", f"{on_first:>12}", f"{against_tracer1(name, record):>17}"]
+    for split in others:
+        success = arm["split"][split]["success"] if split in arm["split"] else None
+        cells.append(mean_cell(success, "7.1%"))
+    cells += [
+        mean_cell(arm["stability"], "7.1%"),
+        mean_cell(arm["repeat"], "7.1%"),
+        mean_cell(arm["failed"], "7.1%"),
+        mean_cell(arm["tokens_per_episode"], "7.1f"),
+        mean_cell(arm["per_1000_tokens"], "7.2f"),
+        mean_cell(arm["minutes"], "8.1f"),
+    ]
+    return " ".join(cells)
+
+
+def against_tracer1(name: str, record: dict) -> str:
+    """TraceR1's lead over this arm in points, with its interval."""
+    pair = record["pairs"].get(f"tracer1-{name}")
+    if pair is None:
+        return ""
+    low, high = pair["ci95"]
+    return plus_minus(f"{100 * pair['mean']:+.1f}", 50 * (high - low))
+
+
+def plus_minus(mean: str, half: float) -> str:
+    """ "55.0 +- 4.2"; one seed has no interval, and blanks keep its mean in the column."""
+    if math.isnan(half):
+        return mean + " " * len(" +- 4.2")
+    return f"{mean} +- {half:.1f}"
+
+
+def mean_cell(values: Sequence[float | None] | None, style: str) -> str:
+    """The mean over the seeds; a dash where there is none."""
+    if values is None or None in values:
+        return f"{'-':>7}"
+    return format(np.mean(values), style)
+
+
+# ---- the picture --------------------------------------------------------------------------------
+
+
+def draw_ablation(record: dict, path: Path) -> None:
+    """Arms with intervals; forecast accuracy against k; success against T, if there are several."""
+    from matplotlib.figure import Figure  # here, because importing it writes a cache of fonts
+
+    arms = record["arms"]
+    first = next(iter(arms.values()))
+    split = next(iter(first["split"]))
+    success = {name: 100 * np.array(arm["split"][split]["success"]) for name, arm in arms.items()}
+    horizons = horizon_arms(arms)
+    several_horizons = len(horizons) > 1
+    panels = 3 if several_horizons else 2
+    figure = Figure((5 * panels, 0.28 * len(arms) + 2.2), layout="tight")
+    axes = figure.subplots(1, panels, width_ratios=(2, 1.2, 1)[:panels])
+    draw_arms(axes[0], success, split)
+    draw_accuracy(axes[1], arms)
+    if several_horizons:
+        draw_horizons(axes[2], {T: success[name] for T, name in horizons.items()})
+    figure.savefig(path, dpi=110)
+
+
+def horizon_arms(arms: dict[str, dict]) -> dict[int, str]:
+    """T -> the arm that differs from TraceR1 in nothing else; TraceR1 itself has T = 5."""
+    horizons = {}
+    for name in arms:
+        if name == "tracer1":
+            horizons[5] = name
+        elif name.startswith("horizon_"):
+            horizons[int(name.removeprefix("horizon_"))] = name
+    return dict(sorted(horizons.items()))
+
+
+def draw_arms(axis, success: dict[str, np.ndarray], split: str) -> None:
+    """A bar an arm, a dot a seed. `success`: arm -> per cent, one for each seed."""
+    labels = []
+    means = []
+    halves = []
+    for name, values in success.items():
+        mean, half = interval(values)
+        labels.append(f"{name} ({len(values)})")
+        means.append(mean)
+        halves.append(half)
+    colours = ["tab:green" if name == "tracer1" else "silver" for name in success]
+    axis.barh(labels, means, xerr=halves, capsize=3, color=colours)
+    axis.invert_yaxis()
+    for row, values in enumerate(success.values()):
+        axis.plot(values, [row] * len(values), "k.", markersize=4)
+    title = f"success on {split}: mean, 95 % interval, seeds (dots)"
+    axis.set(title=title, xlabel="% of tasks", xlim=(0, 100))
+
+
+def draw_accuracy(axis, arms: dict[str, dict]) -> None:
+    for name in ("warmup", "stage1", "stage2", "tracer1"):
+        if name in arms:
+            curve = 100 * np.mean(arms[name]["accuracy_at_k"], axis=0)
+            axis.plot(range(1, len(curve) + 1), curve, marker="o", label=name)
+    axis.set(title="forecast accuracy k steps ahead", xlabel="k", ylabel="% right")
+    axis.legend()
+
+
+def draw_horizons(axis, success: dict[int, np.ndarray]) -> None:
+    """A grey line a seed, over the seeds that all horizons have in common, and their mean."""
+    horizons = list(success)
+    seeds = min(len(values) for values in success.values())
+    curves = np.array([values[:seeds] for values in success.values()])  # [horizons, seeds]
+    axis.plot(horizons, curves, color="silver", marker=".")
+    axis.plot(horizons, curves.mean(1), marker="o")
+    axis.set(title="success against T (grey: seeds)", xlabel="T", ylabel="% of tasks")
+    axis.set(xticks=horizons, ylim=(0, 100))

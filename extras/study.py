@@ -1,0 +1,202 @@
+"""When does looking ahead pay? A study for each road to a gain, with the road's own controls.
+
+    python -m extras.study map          # a plan as a scratch pad, by how far one has to look
+    python -m extras.study memory       # a plan that is carried along, by how much is to remember
+    python -m extras.study teaching     # a plan as supervision: warm starts held against each other
+    python -m extras.study forms        # near to far, far to near, thought, carried, chosen; on dev
+    python -m extras.study map --quick  # the first one in small
+
+A command, called by nobody. Its arms stand in extras/study_arms.py; extras/ablation.py runs them,
+extras/dials.py counts, extras/dials_shown.py draws: nothing of that is done here. A stopped study
+goes on with the same command. What the runs so far say is written after each of them, beside the
+runs, and once a whole study is finished also into docs/:
+
+    STUDY.json   all its numbers, over the seeds and task by task; STUDY.txt its tables
+    dials.json   success of each seed by what the world demands; dials.png the gains
+"""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.common import parse_json
+from envs import die
+from extras.ablation import (
+    ROOT,
+    Settings,
+    arms_named,
+    check_counts,
+    names_of,
+    run_all,
+    runs_or_die,
+)
+from extras.dials import dials, study_record
+from extras.dials_shown import draw_dials, study_table
+from extras.readable_json import readable_json
+from extras.run_folder import memory_or_die, write
+from extras.study_arms import STUDIES, Study
+from extras.worlds import find_world
+from train import parse_config
+
+DOCS = Path("docs")
+OLDER_TABLE = ROOT / "docs" / "ablation.json"
+QUICK_LIMIT = 400
+
+
+@memory_or_die()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    if args.study not in STUDIES:
+        die(f"study {args.study}: choose one of {', '.join(STUDIES)}")
+    study = STUDIES[args.study]
+    arms = choose_arms(args, study)
+    settings = make_settings(args, study)
+    folder = settings.root.parent
+    name = f"{args.study}-{args.split}" if args.split else args.study
+    split = args.split or study.split
+    record = None
+    with runs_or_die():
+        for exams in run_all(arms, settings):
+            if exams:
+                record = study_record(study, exams, split, command_of(args))
+                keep(name, record, folder)
+                write(folder / f"{name}.txt", study_table(args.study, record))
+        if is_whole(args, study):
+            keep(name, record, DOCS)
+        print(study_table(args.study, record))
+        print(f"numbers, tables and picture: {folder}; all numbers: {folder / name}.json")
+
+
+def keep(name: str, record: dict, folder: Path) -> None:
+    """Write a study's record, and the dials of all studies whose records stand in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / f"{name}.json", readable_json(record))
+    records = {}
+    for study in STUDIES:
+        file = folder / f"{study}.json"
+        if file.exists():
+            records[study] = parse_json(file.read_text(), str(file))
+    older = parse_json(OLDER_TABLE.read_text(), str(OLDER_TABLE))
+    write(folder / "dials.json", readable_json(dials(records)))
+    draw_dials(records, older, folder / "dials.png")
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m extras.study",
+        description="Train and compare arms on the question when looking ahead pays; the whole "
+        "studies make docs/dials.json and docs/dials.png.",
+    )
+    what = parser.add_argument_group("what is compared")
+    what.add_argument("study", help=f"one of {', '.join(STUDIES)}")
+    what.add_argument("--arms", default="", help="joined by commas; default: all of the study")
+    what.add_argument("--seeds", type=int, default=5, help="seeds 0 .. seeds-1, of everything")
+    what.add_argument(
+        "--flags",
+        default="",
+        help='more flags of train.py for every arm, such as "--stage1_updates 100"; an arm\'s own '
+        "have the last word",
+    )
+    what.add_argument(
+        "--split", default="", help="play this split only; choose settings on dev (default: test)"
+    )
+    what.add_argument(
+        "--limit", type=int, help="tasks of each split; default: as many as the study needs"
+    )
+    what.add_argument(
+        "--quick",
+        action="store_true",
+        help="one seed, the arms that say most, fewer updates and tasks, in a folder of their own",
+    )
+    how = parser.add_argument_group("how it is run")
+    how.add_argument("--jobs", type=int, default=2, help="runs side by side, sharing the cores")
+    how.add_argument(
+        "--output_dir", default="runs/study", help="where runs, records and tables are kept"
+    )
+    return parser.parse_args(argv)
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """The command, without what changes no result: how many run side by side, and where."""
+    words = ["python", "-m", "extras.study", args.study]
+    if args.quick:
+        words.append("--quick")
+    for name in ("arms", "seeds", "flags", "split", "limit"):
+        value = getattr(args, name)
+        if value:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
+
+
+def choose_arms(args: argparse.Namespace, study: Study) -> Sequence[str]:
+    named = arms_named(args, study.arms)
+    if named:
+        return named
+    if args.quick:
+        return study.quick_arms
+    return tuple(study.arms)
+
+
+def make_settings(args: argparse.Namespace, study: Study) -> Settings:
+    """The settings of the command line; what cannot work ends with one line and exit code 2."""
+    if args.quick:
+        args.seeds = 1
+    check_counts(args)
+    limit = tasks_asked(args, study)
+    own = args.flags.split()
+    refuse_flags(own, study)
+    quick = study.quick_flags if args.quick else ""
+    flags = [*study.flags.split(), *quick.split(), *own]
+    config = parse_config(flags)
+    check_split(args.split, study)
+    folder = Path(f"{args.output_dir}-quick" if args.quick else args.output_dir)
+    return Settings(
+        root=folder / args.study,
+        warmup_dir=folder / "warmup",
+        seeds=args.seeds,
+        jobs=args.jobs,
+        limit=limit,
+        split=args.split,
+        flags=flags,
+        stage1_updates=config.stage1_updates,
+        stage2_updates=config.stage2_updates,
+        arms=study.arms,
+        limits={split: min(n, limit) for split, n in study.limits.items()},
+    )
+
+
+def tasks_asked(args: argparse.Namespace, study: Study) -> int:
+    """Of each split; some have fewer in all."""
+    if args.limit is not None:
+        return args.limit
+    if args.quick:
+        return min(study.limit, QUICK_LIMIT)
+    return study.limit
+
+
+def refuse_flags(flags: Sequence[str], study: Study) -> None:
+    """What every arm sets itself would have no effect."""
+    for name in sorted(names_of(flags)):
+        if all(name in arm.flags.split() for arm in study.arms.values()):
+            die(f"--flags: {name} is what the arms of this study set themselves")
+
+
+def check_split(split: str, study: Study) -> None:
+    first = next(iter(study.arms.values()))
+    config = parse_config(first.flags.format(all=1).split())
+    splits = find_world(config.env).splits
+    if split and split not in splits:
+        die(f"--split {split}: choose one of {', '.join(splits)}")
+
+
+def is_whole(args: argparse.Namespace, study: Study) -> bool:
+    changed = args.quick or args.arms or args.flags or args.split
+    return not changed and args.seeds >= 5 and tasks_asked(args, study) >= study.limit
+
+
+if __name__ == "__main__":
+    main()
