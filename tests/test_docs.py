@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("extras/*.py"), *ROOT.glob("benchmarks/*.py")]
-NOT_OURS = ("venv", "pytest")  # modules that `python -m` may run and that are no files of ours
+# Modules that `python -m` may run and that are no files of ours.
+NOT_OURS = ("venv", "pytest", "grpc_tools.protoc")
 MODULE = r"(?:rewards|envs|agent|train|eval|extras\.\w+|benchmarks\.\w+)"
 
 

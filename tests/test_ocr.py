@@ -341,9 +341,7 @@ def test_a_word_in_a_sentence_is_found_at_its_place(reader):
     assert begins < 320 * x < begins + letters.getlength("terms")
 
 
-@pytest.mark.parametrize(
-    ("split", "scale"), [("test", 2), ("layout", 2), ("app", 2), ("test", 1), ("layout", 1)]
-)
+@pytest.mark.parametrize(("split", "scale"), [("test", 1), ("test", 2), ("layout", 2)])
 def test_the_toys_labels_are_found_in_their_boxes(reader, split, scale):
     """At least 95 of 100; those that stand there twice are refused."""
     right = 0

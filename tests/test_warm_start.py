@@ -79,7 +79,8 @@ def test_a_warm_start_is_made_once_for_its_settings(tmp_path, monkeypatch, unche
         warm_base(settings(seed=1), tmp_path)
 
 
-def test_it_says_what_each_lesson_took(tmp_path, unchecked):
+def test_it_says_what_each_lesson_took(tmp_path, monkeypatch, unchecked):
+    monkeypatch.setattr(warm_start, "OWN_RECORDS", 2)
     folder = warm_base(settings(warmup_steps=6, warmup_own_plans=True), tmp_path)
     lessons = read_json(folder / "warmup.json")["lessons"]
     assert list(lessons) == ["reading", "imitating", "own plans"]
