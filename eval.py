@@ -147,7 +147,8 @@ def evaluate_policy(
         horizon,
         config["history"],
         scale=policy.toy_scale,
-        carry=config["carry_forecast"],
+        # Choosing by the last plan needs it, but not in the prompt: see agent.policy_planner.
+        carry=config["carry_forecast"] or choose == "last_plan",
         tool_agent=tool_agent,
         progress=progress,
     )

@@ -96,8 +96,12 @@ def main_online(args: argparse.Namespace, oracle_planner: Callable[[int], Planne
     """
     check_flags(args)
     tasks = list(dict.fromkeys(args.tasks.split(","))) if args.tasks else ()
+    # What is missing is said before a model is loaded for nothing.
     if args.bench == "miniwob":
-        check_miniwob(tasks)  # before a model is loaded for nothing
+        check_miniwob(tasks)
+    if args.bench == "osworld":
+        machine = osworld.Machine(args.provider, args.path_to_vm or "")
+        osworld.check_osworld(args.data, machine, tasks, budget_of(args))
     player = load_player(args, oracle_planner)
     output = Path(args.output_dir) if args.output_dir else default_output(args)
     if args.bench == "miniwob":
@@ -118,6 +122,11 @@ def flags_given(args: argparse.Namespace, *names: str) -> dict:
     """The flags that were given: for the others, what is called has defaults."""
     given = {name: getattr(args, name) for name in names}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def budget_of(args: argparse.Namespace) -> int:
+    """Steps of an OSWorld task."""
+    return osworld.BUDGETS[0] if args.steps is None else args.steps
 
 
 def main_androidworld(
@@ -145,7 +154,7 @@ def main_osworld(
             output,
             tasks=tasks,
             progress=bar.update,
-            budget=osworld.BUDGETS[0] if args.steps is None else args.steps,
+            budget=budget_of(args),
             **player.arguments,
             **flags_given(args, "provider", "path_to_vm"),
         )

@@ -48,13 +48,30 @@ def map_tables(record: dict) -> list[str]:
     for name, pair in record["pairs"].items():
         parts = pair["by_demand"]
         pairs.append([spaced(name), *(points(parts.get(depth)) for depth in depths)])
+    kept = [["kept of TraceR1's gain", *(f"d = {depth}" for depth in depths)]]
+    for arm in ("filler", "filler_words", "near"):
+        if f"{arm}-reactive" in record["pairs"]:
+            cells = [share_kept(arm, depth, record["pairs"]) for depth in depths]
+            kept.append([arm, *cells])
     horizons = [["T", *(f"d = {depth}" for depth in depths)]]
     for T in HORIZONS:
         if f"horizon_{T}" in arms:
             arm = arms[f"horizon_{T}"]
             cells = [percent(arm["by_demand"].get(depth)) for depth in depths]
             horizons.append([str(T), *cells])
-    return [in_columns(rows) for rows in (success, pairs, horizons) if len(rows) > 1]
+    return [in_columns(rows) for rows in (success, pairs, kept, horizons) if len(rows) > 1]
+
+
+def share_kept(arm: str, depth: str, pairs: Mapping[str, dict]) -> str:
+    """How much of what TraceR1 has over the reactive agent this arm has as well.
+
+    Nothing is said of a gain whose interval over the tasks holds 0: it would be divided by chance.
+    """
+    gain = pairs.get("tracer1-reactive", {}).get("by_demand", {}).get(depth)
+    own = pairs[f"{arm}-reactive"]["by_demand"].get(depth)
+    if gain is None or own is None or gain["ci95_tasks"][0] <= 0:
+        return NOTHING
+    return f"{own['mean'] / gain['mean']:.0%}"
 
 
 def memory_tables(record: dict) -> list[str]:

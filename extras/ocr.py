@@ -165,11 +165,16 @@ def fill_up(pixels: np.ndarray) -> np.ndarray:
 
 
 def upright(corners: Sequence[Sequence[float]], size: tuple[int, int]) -> Box:
-    """The box around four corners in px, as shares of the picture."""
+    """The box around corners in px, as shares of the picture."""
     width, height = size
-    xs = [min(max(x / width, 0.0), 1.0) for x, _y in corners]
-    ys = [min(max(y / height, 0.0), 1.0) for _x, y in corners]
+    xs = [share_of(x, width) for x, _y in corners]
+    ys = [share_of(y, height) for _x, y in corners]
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def share_of(px: float, side: int) -> float:
+    """The engine's boxes may reach a px beyond the picture, and into what fill_up has added."""
+    return min(max(px / side, 0.0), 1.0)
 
 
 # ---- matching -----------------------------------------------------------------------------------
@@ -272,8 +277,9 @@ def is_label(line: Line, first: int, last: int) -> bool:
     """
     if line.text.endswith((".", ",", ";")):
         return False
-    icons = line.words[:first]
-    return last == len(line.words) - 1 and all(len(word.text) == 1 for word in icons)
+    if last + 1 < len(line.words):
+        return False
+    return all(len(word.text) == 1 for word in line.words[:first])
 
 
 def letter_similarity(read: str, wanted: str) -> float:
@@ -290,11 +296,14 @@ def letter_similarity(read: str, wanted: str) -> float:
     meant = fold(wanted)
     if letters == meant:
         return 1.0
-    if len(meant) > 1 and read[0] in ICON_LETTERS and letters[1:] == meant:
+    behind_an_icon = letters[1:] == meant and read[0] in ICON_LETTERS
+    if behind_an_icon and len(meant) > 1:
         return BEHIND_AN_ICON
-    shorter, longer = sorted((len(letters), len(meant)))
-    if digits_of(read) != digits_of(wanted) or shorter < longer * SIMILAR:
+    if digits_of(read) != digits_of(wanted):
         return 0.0
+    shorter, longer = sorted((len(letters), len(meant)))
+    if shorter < longer * SIMILAR:
+        return 0.0  # too unlike to be compared letter by letter
     return 1 - edit_distance(letters, meant) / longer
 
 

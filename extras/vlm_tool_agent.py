@@ -1,7 +1,7 @@
 """A frozen VLM as the tool agent: the text of a step and its screenshot -> the point to act on.
 
-Called by train.py, eval.py, extras/play.py and extras/forecast.py where --tool_agent names one,
-and by extras/gpu_check.py, which measures it.
+Called by train.py, eval.py, extras/play.py and extras/forecast.py where --tool_agent names one (or
+the reader of extras/ocr.py), and by extras/gpu_check.py, which measures it.
 It never learns and never executes anything: what comes back is the step with a point, or None.
 """
 

@@ -17,6 +17,7 @@ from extras.dials_shown import (
     interval_drawn,
     percent,
     points,
+    share_kept,
     study_table,
 )
 from extras.readable_json import readable_json
@@ -210,6 +211,18 @@ def test_the_tables_of_a_whole_study_have_a_row_for_each_arm():
         "forms", plain_exams("forms", {arm: 0.5 for arm in STUDIES["forms"].arms}, "dev"), "dev"
     )
     assert "last_plan" in study_table("forms", forms)
+
+
+def test_how_much_of_the_gain_fillers_keep():
+    """TraceR1 is 30 points above the reactive agent, fillers are 6 above it: a fifth."""
+    exams = map_exams({"tracer1": 0.9, "reactive": 0.6, "filler": 0.66, "near": 0.5}, n=100)
+    lines = study_table("map", record_of("map", exams)).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("kept of"))
+    assert lines[start + 1].split() == ["filler", *["20%"] * 5]
+    assert lines[start + 2].split() == ["near", *["-33%"] * 5]
+    # Where TraceR1 gains nothing there is nothing to keep.
+    none = record_of("map", map_exams({"tracer1": 0.6, "reactive": 0.6, "filler": 0.66}, n=100))
+    assert share_kept("filler", "1", none["pairs"]) == "-"
 
 
 @pytest.mark.parametrize("study", STUDIES)

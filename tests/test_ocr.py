@@ -364,6 +364,22 @@ def test_the_toys_labels_are_found_in_their_boxes(reader, split, scale):
     assert right >= 0.95 * asked
 
 
+def test_a_word_in_a_narrow_picture_is_found_at_its_place(reader):
+    """Of a strip of 600 x 24 px, which is read with more paper below it."""
+    strip = write({(20, 2): "Account", (480, 2): "Save"}, size=(600, 24))
+    x, y = find_words("Save", reader.read(strip))
+    assert 480 < 600 * x < 520
+    assert 6 < 24 * y < 20
+
+
+def test_a_word_in_a_huge_picture_is_found_at_its_place(reader):
+    """Of 2400 x 600 px, which are read as 2000 x 500."""
+    texts = {(100, 100): "Account", (900, 300): "Log out", (2000, 400): "Save"}
+    x, y = find_words("Save", reader.read(write(texts, size=(2400, 600))))
+    assert 2000 < 2400 * x < 2040
+    assert 400 < 600 * y < 420
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2100), (31, 30)])
 def test_odd_pictures_are_read_too(reader, size):
     assert reader.read(Image.new("RGB", size, "white")) == ()

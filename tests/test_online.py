@@ -375,6 +375,7 @@ def test_the_other_two_are_played_by_their_own_files(bench, monkeypatch, tmp_pat
     module = getattr(online, bench)
     monkeypatch.setattr(module, f"evaluate_{bench}", evaluate)
     monkeypatch.setattr(module, "table", lambda result: f"the table of {result['protocol']}")
+    monkeypatch.setattr(online.osworld, "check_osworld", lambda *_: [])
     own = {
         "androidworld": ["--combinations", "3"],
         "osworld": ["--provider", "docker", "--path_to_vm", "vm.qcow2", "--steps", "50"],
