@@ -133,8 +133,8 @@ class Config:
     tool_agent: str = flag(
         "",
         "the frozen tool agent of stage 2: base (the same weights without adapters, no extra "
-        "memory), a name or path (UI-TARS, GUI-Owl, Qwen-VL); empty: the toy's own, or the words "
-        "and boxes of recorded data",
+        "memory), a name or path (UI-TARS, GUI-Owl, Qwen-VL), ocr (reads the words on the picture; "
+        "docs/online.md); empty: the toy's own, or the words and boxes of recorded data",
     )
 
     horizon: int = flag(
