@@ -168,7 +168,10 @@ class Element:
 
 @dataclass(frozen=True)
 class Word:
-    """A word as it is drawn, or what a field looks like: <field>, <cursor>, <on>, <off>, <more>."""
+    """A word as it is drawn, the name of an icon, or what a field looks like.
+
+    Fields are <field>, with the focus <cursor>; boxes to tick <on> and <off>; lists <more>.
+    """
 
     text: str
     box: Box
@@ -357,6 +360,13 @@ function addText(node, owner, alone) {  // `alone`: it is all that its owner hol
   else add(owner, largest(rects), {tag: 'text', label: clean(node.data)});
 }
 
+function addIcon(element) {
+  const rect = element.getBoundingClientRect(), label = iconName(element);
+  const box = clickable(element, rect);
+  if (box && label) words.push([label, box]);
+  add(element, rect, {label});
+}
+
 function walk(element) {
   const hidden = !element.getClientRects().length;
   if (hidden || element.matches('#reward-display, #sync-task-cover, #click-canvas, #query')) return;
@@ -368,8 +378,7 @@ function walk(element) {
     else addText(node, element, children.length === 1);
   }
   const layout = element.matches('body, div:not([class], [id]), p, ul, br, hr, #area, #wrap');
-  if (!children.length && !layout)
-    add(element, element.getBoundingClientRect(), {label: iconName(element)});
+  if (!children.length && !layout) addIcon(element);
 }
 walk(document.body);
 

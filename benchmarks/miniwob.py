@@ -214,7 +214,11 @@ WORD = re.compile(r"\w+|[^\w\s]")  # as extras/tiny_vlm.py cuts a text into toke
 SCANNED = 500  # pages of each task whose words are collected
 SELDOM = 3  # pages: what is on fewer is a string of random letters
 # What the pages do not say: names of fields without a name, and what is typed to operate them.
-OWN_WORDS = ("textbox", "textarea", "list", "radio", "checkbox", "x", "ctrl", "+", "a", "tab")
+OWN_WORDS = (
+    *("textbox", "textarea", "list", "radio", "checkbox", "x"),
+    *("1", "2", "3", "4", "5", "6"),
+    *("ctrl", "+", "a", "tab", "to"),
+)
 
 
 def words_of(text: str) -> list[str]:

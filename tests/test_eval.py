@@ -264,7 +264,7 @@ def test_the_oracle_solves_every_task_and_a_random_agent_next_to_none(name):
     ceiling, _ = evaluate(oracle_planner(3), WORLDS[name], "test", 40, 3, 4)
     floor, _ = evaluate(random_planner(), WORLDS[name], "test", 100, 3, 4)
     assert ceiling["success"] == 1.0
-    assert floor["success"] <= 0.02
+    assert floor["success"] <= 0.05  # on the map the one right button is one of three
     assert ceiling["tokens_per_episode"] == floor["tokens_per_episode"] == 0.0
 
 

@@ -524,6 +524,9 @@ def test_after_kill_9_no_browser_lives_and_the_same_command_ends_it(nest, tmp_pa
     assert (result["n"], result["success"], result["crashed"]) == (6, 1.0, 0)
     for (name, _seed), text in kept.items():
         assert text in (folder / "episodes" / name).read_text().splitlines()
+    deadline = time.monotonic() + 20  # a script removes the folder after the browser's end
+    while (processes_of(nest) or list(nest.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert processes_of(nest) == []
     assert list(nest.iterdir()) == []
 
