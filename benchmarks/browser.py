@@ -393,7 +393,8 @@ for (const [kind, fields] of nameless) {
 const endless = animation => animation.effect.getComputedTiming().endTime > 2000;
 const running = animation => animation.playState === 'running' && !endless(animation);
 const moving = window.jQuery?.(':animated').length > 0 || document.getAnimations().some(running);
-return {instruction: core.getUtterance(), elements, words, moving};
+const said = core.getUtterance();  // of some tasks an object with the sentence in it
+return {instruction: said.utterance || said, elements, words, moving};
 """
 # Runs in the browser: how the task stands. A page that was left, by a link or by F5, is no task.
 READ_STATUS = """
@@ -421,7 +422,8 @@ const found = [];
 for (let seed = first; seed < first + pages; seed++) {
   Math.seedrandom(seed);
   core.startEpisodeReal();
-  const texts = [core.getUtterance()];
+  const said = core.getUtterance();
+  const texts = [said.utterance || said];
   const nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (nodes.nextNode()) {
     const shown = !nodes.currentNode.parentElement.closest('script, style, ' + NOT_THE_TASK);

@@ -298,6 +298,7 @@ class MiniWoB:
     "steps", "oracle_steps" (0: there is no script), "raw_reward" and the page's "reason".
     """
 
+    side_by_side = POOL.limit  # so many episodes can be played at once
     tasks: tuple[str, ...] = ()
     splits = ("train", "dev", "test")
     grid = (WIDTH // CELL, HEIGHT // CELL)
@@ -342,7 +343,7 @@ class MiniWoB:
                 POOL.drop(self.browser)
                 self.browser = None
                 if attempt == 1:
-                    raise RuntimeError(f"chromium crashes over {self.task}: {error}")
+                    raise ValueError(f"chromium crashes over {self.task}: {error}") from error
 
     def step(
         self, action: Action | None, said: str = ""

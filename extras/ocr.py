@@ -69,7 +69,7 @@ RECOGNISER = "PP-OCRv6_rec_small.onnx"
 # px: the detector sees a picture with a shorter side enlarged to it. With 320 the labels of the toy
 # are found at every scale; 736, its own default, finds no more and takes 0.24 s more a toy screen.
 DETECTOR_SIDE = 320
-# px: the recogniser fills short lines up to it; with its own 320 a toy screen takes 0.30 s, not 0.15.
+# px: the recogniser fills short lines up to it; its own 320 takes 0.30 s a toy screen, this 0.15.
 LINE_WIDTH = 96
 HUGE = 2000  # px: a longer side is made as short as this (the engine would do it by itself)
 MAX_READINGS = 10_000  # remembered; one of a toy screen takes 2 kB, one of a phone's about 20

@@ -428,7 +428,7 @@ def test_a_browser_that_crashes_at_reset_is_replaced_once(pool):
             assert not env.browser.lost
             env.close()
         else:
-            with pytest.raises(RuntimeError, match="chromium crashes over click-button: it has g"):
+            with pytest.raises(ValueError, match="chromium crashes over click-button: it has g"):
                 env.reset(0)
     assert (pool.idle, pool.taken) == ([], [])
 
@@ -624,6 +624,16 @@ def test_a_seed_gives_the_same_page_whatever_was_played_before(real, task):
     assert np.array_equal(pixels(again), seen)
     again.close()
     assert begin(task, seed=8).key() != key
+
+
+@in_a_browser
+@pytest.mark.parametrize("task", ["email-inbox-nl-turk", "click-button"])
+def test_an_instruction_is_a_sentence(real, task):
+    """Some pages say it as an object with the sentence in it."""
+    env = begin(task)
+    assert isinstance(env.observe().instruction, str)
+    assert len(env.observe().instruction.split()) > 2
+    env.close()
 
 
 @in_a_browser
