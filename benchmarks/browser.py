@@ -44,10 +44,10 @@ PATHS = {"chromium": "MINIWOB_CHROME_BINARY", "chromedriver": "MINIWOB_CHROMEDRI
 
 # What is started in the place of chromedriver. The shell stays: it is told when Python dies, ends
 # the driver and removes the folder. Should the shell itself be killed, the driver ends with it, and
-# with the driver the browser; nobody is asked politely, for nothing is to be kept.
-DRIVER_SCRIPT = """#!/usr/bin/env -S setpriv --pdeathsig TERM sh
+# with the driver the browser; nobody is asked politely, for nothing is to be kept. A session of its
+# own: ctrl+c is for Python, which would take a browser that hears it too for a crashed one.
+DRIVER_SCRIPT = """#!/usr/bin/env -S setsid setpriv --pdeathsig TERM sh
 [ "$PPID" = {python} ] || exit 1  # it died before the signal was asked for
-trap '' INT  # ctrl+c is for Python, which may have something to write down first
 export TMPDIR={folder} XDG_CACHE_HOME={folder} XDG_CONFIG_HOME={folder}
 setpriv --pdeathsig KILL {chromedriver} "$@" &
 driver=$!

@@ -152,7 +152,11 @@ OPEN_AND_WAIT = """
     browser = Browser("click-test")
     browser.load("click-test", 1, 1)
     print(browser.nest.folder, browser.instance.driver.service.process.pid, flush=True)
-    sys.stdin.readline()
+    try:
+        sys.stdin.readline()
+    except KeyboardInterrupt:
+        time.sleep(0.5)
+        print(browser.load("click-test", 2, 1).instruction, flush=True)
     os._exit(0)
 """
 
@@ -162,7 +166,11 @@ def other_python():
     """Another Python with a browser: (it, the folder, the process id of the browser's script)."""
     script = textwrap.dedent(OPEN_AND_WAIT.format(root=str(ROOT)))
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     folder, script_id = process.stdout.readline().split()
     assert len(processes_of(folder)) > 3
@@ -184,6 +192,15 @@ def test_nothing_outlives_a_python_that_dies(other_python, way):
     assert wait_for(lambda: not browsers_of(folder), 2.0), browsers_of(folder)
     assert wait_for(lambda: not processes_of(folder), 10.0)
     assert not Path(folder).exists()
+
+
+@in_a_browser
+def test_ctrl_c_is_heard_by_python_alone(other_python):
+    """Else an episode that was interrupted would be written down as one that crashed."""
+    process, folder, _script_id = other_python
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.stdout.readline() == "Click the button.\n"
+    assert wait_for(lambda: not processes_of(folder), 10.0)
 
 
 @in_a_browser
