@@ -222,7 +222,8 @@ OWN_WORDS = (
 
 
 def words_of(text: str) -> list[str]:
-    """
+    """The text in the tokens of the tiny model.
+
     >>> words_of('Click on Tab #1.')
     ['Click', 'on', 'Tab', '#', '1', '.']
     """

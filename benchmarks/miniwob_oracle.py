@@ -282,19 +282,25 @@ def enter_time(page: Page) -> list[Action]:
 
 
 def autocomplete(page: Page) -> list[Action]:
+    """The list opens late, and of a long one the end hangs below the page, for keys to reach."""
     start, *more = quoted(page)
     end = more[0] if more else ""
     field = find(page, tag="input")
-    items = []
-    for item in seen(page, css="ui-menu-item-wrapper"):
-        if item.label.startswith(start) and item.label.endswith(end):
-            items.append(item)
+    items = seen(page, css="ui-menu-item-wrapper")
+    if len(field.value) > len(start) and is_between(field.value, start, end):
+        close = [Action("key", "tab")] if items else []
+        return close + submit(page)
+    for item in items:
+        if is_between(item.label, start, end):
+            return [click(item), *submit(page)]
     if items:
-        return [click(items[0]), *submit(page)]
-    if len(field.value) > len(start) and field.value.startswith(start):
-        return submit(page)
+        return [Action("key", "up")]  # from the last one upwards
     typing = fill(field, start)
-    return typing if typing else [Action("wait")]
+    return typing if typing else [Action("key", "down")]  # opens the list
+
+
+def is_between(text: str, start: str, end: str) -> bool:
+    return text.startswith(start) and text.endswith(end)
 
 
 def read_table(page: Page) -> list[Action]:

@@ -151,8 +151,8 @@ OPEN_AND_WAIT = """
     from benchmarks.browser import Browser
     browser = Browser("click-test")
     browser.load("click-test", 1, 1)
-    print(browser.nest.folder, browser.instance.driver.service.process.pid, flush=True)
-    try:
+    try:  # what is printed may be answered with ctrl+c at once
+        print(browser.nest.folder, browser.instance.driver.service.process.pid, flush=True)
         sys.stdin.readline()
     except KeyboardInterrupt:
         time.sleep(0.5)

@@ -137,7 +137,15 @@ def test_arms_of_the_map_differ_in_one_thing_from_what_they_are_held_against():
     assert differences("reactive_tokens", "reactive") == {"stage2_updates": 1300}
     assert differences("reactive_plain", "stage2") == {"horizon": 1}
     assert differences("horizon_5", "tracer1") == {}
-    assert config_of("map", "reactive").warmup_horizon == config_of("map", "reactive").horizon == 1
+    assert differences("silent_2", "reactive") == {"silent_hops": 2}
+
+
+def test_the_reactive_agent_of_the_map_gets_lessons_for_one_silent_look_up():
+    reactive = config_of("map", "reactive")
+    assert (reactive.horizon, reactive.warmup_horizon, reactive.silent_hops) == (1, 1, 1)
+    assert reactive.stages == "warmup,stage2"
+    courses = find_world("toy-map").courses(warm_start_settings(reactive))
+    assert [course.name for course in courses][-1] == "silent 1"
 
 
 def test_the_first_runs_say_most():
