@@ -207,6 +207,9 @@ class Example:
     mistakes repeatable.
     `goals`: what counts as a right first step once the tools have answered (empty: the reference).
     `tools`: asks the tools of a world that has some (None: the tool agent looks for an element).
+    `leads_right`: carries out what the tool agent made of a step, and tells whether that leads
+    where the reference leads (None: it cannot be told), in a world that can be put back into this
+    state (no such function: the goals and boxes decide).
     """
 
     observation: Observation
@@ -216,6 +219,7 @@ class Example:
     key: str = ""
     goals: tuple[Action, ...] = ()
     tools: Callable[[Action], Action] | None = None
+    leads_right: Callable[[Action], bool | None] | None = None
 
     def execute(self, action: Action) -> Action | None:
         """What this world's own frozen tool agent makes of a forecast step; None: it refuses."""

@@ -10,8 +10,8 @@
 
 P prompts, G completions each, C tokens of the longest completion.
 
-    python train.py                                      # tiny VLM, toy GUI, CPU
-    python train.py --horizon 1 --stages warmup,stage2   # the reactive control
+    python train.py                                      # tiny VLM, toy map, CPU
+    python train.py --env toy-gui --output_dir runs/gui  # another world
     python train.py --resume                             # go on where a killed run stopped,
                                                          # on a CPU to the same bits
     python train.py --model Qwen/Qwen3-VL-2B-Instruct    # a real model on one GPU; on N of them:
@@ -19,7 +19,7 @@ P prompts, G completions each, C tokens of the longest completion.
 
 Written to --output_dir: config.json, metrics.jsonl (a line an update), rollouts.jsonl (what was
 sampled), results.json, curves.png, episode.png, stage1/ (adapters after stage 1), adapter/ (the
-last ones), checkpoint.pt (for --resume).
+last ones), checkpoint.pt (for --resume), reactive/ (all this of the control, where there is one).
 """
 
 import argparse
@@ -53,12 +53,29 @@ from benchmarks.training import parse_data, recorded_examples
 from envs import Action, Example, ToolAgent, demonstration, die, own_tool_agent
 from eval import oracle_planner, random_planner
 from extras import torchrun
-from extras.lessons import ANSWERS
+from extras.lessons import ANSWERS, is_filler
 from extras.loading import FORWARDS, check_budget, let_think, load_policy
-from extras.report import Clock, Warnings, announce, draw_pictures, examine, last_success, warn
+from extras.report import (
+    Clock,
+    Warnings,
+    announce,
+    announce_control,
+    draw_pictures,
+    examine,
+    last_success,
+    take_over,
+    tell_by_demand,
+    warn,
+)
 from extras.run_folder import RunFolder, memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
-from extras.warm_start import WarmStart, carried_plans, start_folder, warm_base
+from extras.warm_start import (
+    WarmStart,
+    carried_plans,
+    remember_pages,
+    start_folder,
+    warm_base,
+)
 from extras.worlds import find_world, world_or_die
 from rewards import grounded_reward, group_advantages, trajectory_reward
 
@@ -91,15 +108,22 @@ class Config:
         "never stopped",
     )
 
+    control: bool = flag(
+        False,
+        "afterwards train the control in the folder reactive/: an agent that does not look ahead "
+        "(T = 1), on the reward of stage 2, with as many updates; on for the toy map",
+    )
+
     env: str = flag(
-        "toy-gui",
-        "toy-gui, toy-tools, or toy-gui with its memory dial, toy-gui:memory=0.5: the world to "
-        "train in; its model speaks no other world's words",
+        "toy-map",
+        "the world to train in: toy-map, toy-gui, toy-tools, or toy-gui with its memory dial, "
+        "toy-gui:memory=0.5; its model speaks no other world's words. With --data or --model "
+        "toy-gui. What suits a world (`suits` in its class) is the default of other flags",
         begins="world and data",
     )
     data: str = flag(
         "",
-        "recorded data in place of the toy GUI: name:ROOT, several joined by commas, each with an "
+        "recorded data in place of a world: name:ROOT, several joined by commas, each with an "
         "optional *weight; names: androidcontrol, gui-odyssey, mind2web, agentnet (docs/data.md)",
     )
 
@@ -275,6 +299,11 @@ class Config:
         "the prompts; for --carry_forecast, where a start that knows the oracle's plans alone "
         "trusts its own too much",
     )
+    keep_filler: bool = flag(
+        False,
+        "a control, with --warmup_lessons goal: stage 2 pays nothing where the later steps are "
+        "anything but the goal. Without it RL makes plans of the fillers",
+    )
     silent_hops: int = flag(
         0,
         "toy-map: up to how many look-ups the warm start teaches to do silently, before the first "
@@ -327,9 +356,7 @@ FOR_A_HUB_MODEL = {"learning_rate": 2e-5, "gradient_checkpointing": True, "micro
 def parse_config(argv: list[str] | None = None) -> Config:
     """Command line -> Config; a value that cannot work ends with one line and exit code 2."""
     parser = make_parser()
-    first_look, _ = parser.parse_known_args(argv)
-    if first_look.model:
-        parser.set_defaults(**FOR_A_HUB_MODEL)  # a flag that is given still wins
+    parser.set_defaults(**suitable_defaults(argv))
     config = Config(**vars(parser.parse_args(argv)))
     check_numbers(config)
     world = world_or_die(config.env, config.forecast_states)
@@ -341,12 +368,27 @@ def parse_config(argv: list[str] | None = None) -> Config:
     # What can be told before a model is loaded; the rest is loading.let_think's.
     check_budget(config.thinking, tiny=not config.model)
     check_own_plans(config)
+    check_control(config)
     check_shares(config)
     check_stages(config)
     if config.data and config.forecast_states:
         die("--forecast_states is for the toy worlds: recorded steps have no names for screens")
     parse_data(config.data)  # a set or folder that is not there ends here
     return config
+
+
+def suitable_defaults(argv: list[str] | None) -> dict:
+    """The defaults that depend on world and model; a flag that is given still wins."""
+    first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("env", "data", "model"):
+        first_look.add_argument(f"--{name}", default="")
+    given, _ = first_look.parse_known_args(argv)
+    if given.model:
+        return {"env": "toy-gui"} | FOR_A_HUB_MODEL
+    if given.data:
+        return {"env": "toy-gui"}
+    world = world_or_die(given.env or Config.env)
+    return dict(getattr(world, "suits", {}))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -395,6 +437,14 @@ def check_own_plans(config: Config) -> None:
         die(
             "--warmup_own_plans: a plan is what is left of a forecast of two steps or more; "
             "--warmup_horizon 1 and --warmup_lessons next teach one"
+        )
+
+
+def check_control(config: Config) -> None:
+    if config.control and (config.model or config.data):
+        die(
+            "--control is for the tiny model in a toy world: train the control of another model "
+            "with --horizon 1 --stages warmup,stage2"
         )
 
 
@@ -584,13 +634,23 @@ def score_first_steps(groups: Sequence[Group], config: Config, tool_agent: ToolA
         for rollout in group.rollouts:
             executed = next(in_order) if rollout.forecast else None
             value = first_step_reward(executed, group.example)
+            if config.keep_filler and not is_filler(rollout.forecast, group.example.reference):
+                value = 0.0
             rollout.reward_terms = {"grounded": value, "reward": value}
             rollout.step_rewards = [value] + [0.0] * config.horizon  # [T + 1], as in stage 1
     return sum(was_refused(answer) for answer in answers)
 
 
 def first_step_reward(executed: Action | None, example: Example) -> float:
-    """The grounded reward for the goal that was met best; mostly there is one, the reference."""
+    """The grounded reward for the goal that was met best; mostly there is one, the reference.
+
+    A world that can carry the step out tells what it does, and where a record has its boxes is not
+    asked.
+    """
+    if executed is not None and example.leads_right is not None:
+        right = example.leads_right(executed)
+        if right is not None:
+            return float(right)
     goals = example.goals
     if not goals:
         goals = example.reference[:1]
@@ -893,12 +953,26 @@ def main(argv: list[str] | None = None) -> None:
     if config.threads > 0:
         torch.set_num_threads(config.threads)
     torchrun.start()
+    run, policy = train(config)
+    examine(run, "random", policy, random_planner(config.seed))
+    examine(run, "oracle", policy, oracle_planner(config.horizon))
+    if has_control(config):
+        announce_control(run)
+        control, _ = train(reactive_control(config))
+        take_over(run, control)
+    run.write_results()
+    draw_pictures(run, policy)
+    tell_by_demand(run)
+    torchrun.stop()
+
+
+def train(config: Config) -> tuple[RunFolder, Policy]:
+    """The warm start and the stages, each with its exam; the policy has the last adapters."""
     clock = Clock()
     with torchrun.first_before_others():  # the first process makes the warm start
         run, policy = open_run(config)
     announce(run)
     clock.lap(run, "warmup")
-    examine(run, "random", policy, random_planner(config.seed))
     examine(run, "warmup", policy)
     clock.lap(run, "exams")
     add_lora(policy, config.lora_rank, config.lora_alpha, config.seed)
@@ -913,16 +987,45 @@ def main(argv: list[str] | None = None) -> None:
         examine(run, stage, policy)
         clock.lap(run, "exams")
     run.save_adapter(policy, "adapter")
-    examine(run, "oracle", policy, oracle_planner(config.horizon))
-    clock.lap(run, "exams")
     run.write_results()
-    draw_pictures(run, policy)
-    torchrun.stop()
+    return run, policy
+
+
+def has_control(config: Config) -> bool:
+    """A run that does not look ahead, or trains nothing, needs none."""
+    return config.control and config.horizon > 1 and config.stages != "warmup"
+
+
+def reactive_control(config: Config) -> Config:
+    """The settings of the control: the reward of stage 2 alone, with the updates of both stages.
+
+    Some worlds teach it a start of its own (`reactive` in their class): what it needs for acting
+    without writing a plan.
+    """
+    folder = Path(config.output_dir) / "reactive"
+    updates = 0
+    if "stage1" in config.stages:
+        updates += config.stage1_updates
+    if "stage2" in config.stages:
+        updates += config.stage2_updates
+    start = getattr(find_world(config.env), "reactive", {})
+    return replace(
+        config,
+        output_dir=str(folder),
+        resume=(folder / "config.json").exists(),
+        stages="warmup,stage2",
+        horizon=1,
+        stage2_updates=updates,
+        carry_forecast=False,
+        control=False,
+        **start,
+    )
 
 
 def open_run(config: Config) -> tuple[RunFolder, Policy]:
     """The run folder, and the policy before it has adapters."""
     run = RunFolder(dataclasses.asdict(config))
+    remember_pages(config.env, config.warmup_dir)
     base = find_base(config, run)
     load_in_4bit = config.load_in_4bit
     if config.resume:

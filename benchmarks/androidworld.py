@@ -1,9 +1,11 @@
 """AndroidWorld (google-research/android_world): 116 tasks on a running Android emulator.
 
-eval.py calls evaluate_androidworld, for --bench androidworld; docs/online.md says what to install.
+online.py calls check and evaluate for --bench androidworld; docs/online.md says what to install.
 It brings an agent for *their* runner, which sets tasks up, counts the budget, grades and resumes:
 nothing of that is done here, so that the numbers are the official ones. android_world is optional
-and is imported inside functions only, from the clone that the user names.
+and is imported inside functions only, from the clone that the user names (androidworld_phone.py).
+
+From top to bottom: each action in their words; what is seen; the agent; their runner; sums.
 
 | unified               | JSONAction            | what the phone gets                             |
 |-----------------------|-----------------------|-------------------------------------------------|
@@ -21,42 +23,37 @@ and is imported inside functions only, from the clone that the user names.
 | call                  |                       |                                                 |
 """
 
-import inspect
-import json
-import shutil
-import socket
-import subprocess
 import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
-from statistics import mean
 
 from PIL import Image
+from tqdm import tqdm
 
-from agent import Planner, execute_first_steps
-from benchmarks.common import as_dict, parse_json
-from benchmarks.episodes import SETTINGS, Player
-from envs import TERMINAL, Action, Box, Observation, ToolAgent, find_element, one_line
-from extras.run_folder import changes, write
+from agent import execute_first_steps
+from benchmarks.androidworld_phone import COMMIT, check_emulator, connect, find_adb, load_package
+from benchmarks.common import by, mean, unit_box
+from benchmarks.episodes import Player, last_steps, open_folder, percent, table_row, to_pixels
+from envs import TERMINAL, Action, Box, Observation, find_element, one_line
 
-COMMIT = "d9c569f764b3a5629321858de03ff653d0f24056"  # 24 Feb 2026: what this file was tested with
 SEED = 30  # of the tasks' parameters, as in their run.py
 FAMILY = "android_world"
-HOW_TO_INSTALL = "docs/online.md says how to install it"
 
 
 # ---- unified actions in AndroidWorld's words ----------------------------------------------------
 
 GESTURES = {"click": "click", "double_click": "double_tap", "long_press": "long_press"}
-BUTTONS = {"back": "navigate_back", "home": "navigate_home", "wait": "wait"}
-STATUS = {"done": "complete", "fail": "infeasible"}
-ENTER = ("enter", "return")
-
+PLAIN = {
+    "back": {"action_type": "navigate_back"},
+    "home": {"action_type": "navigate_home"},
+    "wait": {"action_type": "wait"},
+    "done": {"action_type": "status", "goal_status": "complete"},
+    "fail": {"action_type": "status", "goal_status": "infeasible"},
+}
 CONTROL_TO_BLANK = dict.fromkeys([*range(32), 127], " ")
 
 
@@ -81,28 +78,19 @@ def native(
     if kind in GESTURES and action.point is not None:
         x, y = to_pixels(action.point, size)
         return {"action_type": GESTURES[kind], "x": x, "y": y}
-    if kind in BUTTONS:
-        return {"action_type": BUTTONS[kind]}
-    if kind in STATUS:
-        return {"action_type": "status", "goal_status": STATUS[kind]}
+    if kind in PLAIN:
+        return dict(PLAIN[kind])
     if kind == "scroll":
         return {"action_type": "scroll", "direction": text}
     if kind == "type" and typeable(text):
         return {"action_type": "input_text", "text": typeable(text)}
-    if kind == "key" and text.lower() in ENTER:
+    if kind == "key" and text.lower() in ("enter", "return"):
         return {"action_type": "keyboard_enter"}
     if kind == "open_app" and knows_app(text.lower()):
         return {"action_type": "open_app", "app_name": text.lower()}
     if kind == "answer":
         return {"action_type": "answer", "text": text}
     return None
-
-
-def to_pixels(point: tuple[float, float], size: tuple[int, int]) -> tuple[int, int]:
-    """The pixel that a point in 0..1 lies on; 1.0 lies on the last one."""
-    x, y = point
-    width, height = size
-    return min(width - 1, int(x * width)), min(height - 1, int(y * height))
 
 
 def typeable(text: str) -> str:
@@ -127,40 +115,31 @@ def labelled_boxes(ui_elements: Sequence, size: tuple[int, int]) -> tuple[tuple[
 
     A label is the text, else the description, else the hint, on one line as all texts of actions.
     """
-    width, height = size
     found = []
     for element in ui_elements:
         label = element.text or element.content_description or element.hint_text
-        pixels = element.bbox_pixels
-        if not label or pixels is None:
+        px = element.bbox_pixels
+        if not label or px is None:
             continue
-        left = max(0.0, pixels.x_min / width)
-        top = max(0.0, pixels.y_min / height)
-        right = min(1.0, pixels.x_max / width)
-        bottom = min(1.0, pixels.y_max / height)
-        if left < right and top < bottom:
-            found.append((one_line(label), (left, top, right, bottom)))
+        for box in unit_box(px.x_min, px.y_min, px.x_max, px.y_max, *size):
+            found.append((one_line(label), box))
     return tuple(found)
 
 
 QUARTER_TURNS = {1: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_270}
 
 
-def upright(
-    picture: Image.Image, size: tuple[int, int], orientation: Callable[[], int]
-) -> Image.Image:
+def upright(picture: Image.Image, env) -> Image.Image:
     """The screenshot as a person holds the phone: the emulator's own stays in portrait.
 
-    `orientation`: 0 to 3, as their env.orientation has it; the phone is asked only where needed.
+    `env`: their AsyncEnv; its orientation, 0 to 3, costs a call of adb.
     """
-    width, height = size
+    width, height = env.logical_screen_size
     lies = (picture.width > picture.height) != (width > height)
     if not lies:
         return picture
-    turn = QUARTER_TURNS.get(orientation())
-    if turn is None:
-        return picture
-    return picture.transpose(turn)
+    turn = QUARTER_TURNS.get(env.orientation)
+    return picture if turn is None else picture.transpose(turn)
 
 
 # ---- the agent ----------------------------------------------------------------------------------
@@ -178,25 +157,18 @@ class Step:
     done: bool = False  # the agent ends the episode
 
 
+@dataclass
 class Pilot:
     """One episode of agent.play on a phone, a step at a time, in a loop that is not ours."""
 
-    def __init__(
-        self,
-        player: Player,
-        env,
-        make_action: Callable,
-        knows_app: Callable[[str], bool],
-    ):
-        """`env`: their AsyncEnv; `make_action`: their JSONAction; `knows_app`: see native."""
-        self.player = player
-        self.env = env
-        self.make_action = make_action
-        self.knows_app = knows_app
-        self.past: list[str] = []
-        self.plan: tuple[Action, ...] = ()
-        self.size = (0, 0)
-        self.elements: tuple[tuple[str, Box], ...] = ()
+    player: Player
+    env: object  # their AsyncEnv
+    make_action: Callable  # their JSONAction
+    knows_app: Callable[[str], bool]  # see native
+    past: list[str] = field(default_factory=list)
+    plan: tuple[Action, ...] = ()  # what is left of the last forecast, if it is carried along
+    size: tuple[int, int] = (0, 0)  # of the screen in px
+    elements: tuple[tuple[str, Box], ...] = ()  # (label, box) of what is on it
 
     def step(self, goal: str, look: Callable) -> Step:
         """Forecast, ground the first action, carry it out. Never raises.
@@ -239,14 +211,9 @@ class Pilot:
     def observe(self, goal: str, state) -> Observation:
         self.size = self.env.logical_screen_size
         self.elements = labelled_boxes(state.ui_elements, self.size)
-        picture = Image.fromarray(state.pixels)
-        picture = upright(picture, self.size, lambda: self.env.orientation)
-        first_shown = max(0, len(self.past) - self.player.history)
-        past = tuple(self.past[first_shown:])
+        picture = upright(Image.fromarray(state.pixels), self.env)
+        past = last_steps(self.past, self.player.history)
         return Observation(goal, lambda: picture, past, self.plan)
-
-    def visible(self) -> tuple[tuple[str, Box], ...]:
-        return self.elements
 
     def ground(self, action: Action) -> Action | None:
         """The frozen tool agent that reads the element tree: exact labels, nothing near them."""
@@ -293,77 +260,43 @@ def knows_app(name: str) -> bool:
     return name in adb_utils._DEFAULT_URIS or adb_utils.get_adb_activity(name) is not None
 
 
-# ---- the package and the phone ------------------------------------------------------------------
-
-# What is called of android_world, and the parameters that it must have.
-CALLED = {
-    "android_world.agents.base_agent.AgentInteractionResult": ("done", "data"),
-    "android_world.agents.base_agent.EnvironmentInteractingAgent": ("env", "transition_pause"),
-    "android_world.checkpointer.IncrementalCheckpointer": ("directory",),
-    "android_world.env.adb_utils.get_adb_activity": ("app_name",),
-    "android_world.env.env_launcher.load_and_setup_env": ("console_port", "adb_path", "grpc_port"),
-    "android_world.env.json_action.JSONAction": (
-        "action_type",
-        "x",
-        "y",
-        "text",
-        "direction",
-        "goal_status",
-        "app_name",
-    ),
-    "android_world.registry.TaskRegistry": (),
-    "android_world.suite_utils.create_suite": ("n_task_combinations", "seed", "tasks"),
-    "android_world.suite_utils.run": ("suite", "agent", "checkpointer", "process_episodes_fn"),
-}
+# ---- their runner -------------------------------------------------------------------------------
 
 
-def load_package(clone: Path) -> str:
-    """Import android_world from its clone, so that what runs is that commit; returns the commit.
+def check(clone: Path, tasks: Sequence[str] = (), combinations: int = 1):
+    """(the clone's commit, the suite, where adb is); ValueError in one line for what is missing.
 
-    ValueError in one line where there is no clone, a package is missing, or another version lacks
-    what is called here.
+    `clone`: of android_world, by git. `tasks`: names of templates (none: all 116). `combinations`:
+    how many instances of each.
     """
-    clone = clone.resolve()
-    if not (clone / "android_world" / "suite_utils.py").is_file():
-        raise ValueError(f"{clone}: no clone of github.com/google-research/android_world is there")
-    sys.path.insert(0, str(clone))
+    commit = load_package(clone)
+    suite = make_suite(tasks, combinations)
+    adb = find_adb()
+    check_emulator(adb)
+    return commit, suite, adb
+
+
+def evaluate(
+    player: Player, output: Path, clone: Path, tasks: Sequence[str] = (), combinations: int = 1
+) -> dict:
+    """Play AndroidWorld by its own runner, on the emulator that runs; see `summary`.
+
+    `output`: the folder of their checkpoints, with which a killed evaluation goes on. The rest: see
+    check. ValueError in one line for what is missing or does not fit.
+    """
+    commit, suite, adb = check(clone, tasks, combinations)
+    settings = {"protocol": "androidworld", "commit": commit, "seed": SEED} | player.settings
+    # Their checkpoints name the task only: another player's would be taken for this one's.
+    open_folder(output, settings)
+    env = connect(adb)
     try:
-        for name, parameters in CALLED.items():
-            check_called(name, parameters)
-    except AttributeError as problem:
-        raise ValueError(f"{clone}: another version ({problem}); needed: commit {COMMIT}")
-    except Exception as problem:  # foreign code is imported: protobuf has errors of its own
-        reason = one_line(str(problem), 200)
-        raise ValueError(f"{clone}: android_world cannot be imported ({reason}); {HOW_TO_INSTALL}")
+        records = run_suite(player, env, suite, output)
     finally:
-        sys.path.remove(str(clone))
-    imported = Path(import_module("android_world").__file__).resolve()
-    if not imported.is_relative_to(clone):
-        raise ValueError(f"{clone}: android_world was imported from {imported.parent} before")
-    return commit_of(clone)
-
-
-def check_called(name: str, parameters: Sequence[str]) -> None:
-    """AttributeError where a module of theirs lacks this function or class, or a parameter."""
-    module_name, _, attribute = name.rpartition(".")
-    called = getattr(import_module(module_name), attribute)
-    has = inspect.signature(called).parameters
-    for parameter in parameters:
-        if parameter not in has:
-            raise AttributeError(f"{name} has no parameter {parameter}")
-
-
-def commit_of(clone: Path) -> str:
-    """The commit of a clone, with "-dirty" behind it where a file was changed; or "unknown"."""
-    # Its own .git: git would look for one in the folders above it, too.
-    git = ["git", f"--git-dir={clone / '.git'}", f"--work-tree={clone}"]
-    # No tag, but the hash itself.
-    command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
+        env.close()
+    warnings = []
+    if commit != COMMIT:
+        warnings.append(f"android_world is at commit {commit}; tested was {COMMIT}")
+    return settings | {"warnings": warnings} | summary(records)
 
 
 def make_suite(tasks: Sequence[str], combinations: int):
@@ -383,155 +316,23 @@ def make_suite(tasks: Sequence[str], combinations: int):
     return suite
 
 
-CONSOLE_PORT = 5554
-GRPC_PORT = 8554
-EMULATOR = f"emulator-{CONSOLE_PORT}"
-START_IT = f"start it with emulator -avd AndroidWorldAvd -no-snapshot -grpc {GRPC_PORT}"
-
-
-def find_adb() -> str:
-    """The adb in PATH, or where Android's SDK is usually installed."""
-    in_path = shutil.which("adb")
-    if in_path:
-        return in_path
-    for sdk in ("Android/Sdk", "Library/Android/sdk"):
-        adb = Path.home() / sdk / "platform-tools" / "adb"
-        if adb.is_file():
-            return str(adb)
-    raise ValueError("adb was not found: put Android's platform-tools into PATH")
-
-
-def check_emulator(adb: str) -> None:
-    """ValueError where no emulator runs, or one that does not listen where it must."""
-    try:
-        done = subprocess.run([adb, "devices"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired) as problem:
-        raise ValueError(f"{adb} does not work: {one_line(str(problem), 200)}")
-    lines = [line.split() for line in done.stdout.splitlines()]
-    if [EMULATOR, "device"] not in lines:
-        raise ValueError(f"no {EMULATOR} in the list of `adb devices`: {START_IT}")
-    try:
-        socket.create_connection(("localhost", GRPC_PORT), timeout=10).close()
-    except OSError:
-        raise ValueError(f"{EMULATOR} does not listen on port {GRPC_PORT}: {START_IT}")
-
-
-def connect(adb: str):
-    """Their environment on the running emulator, as their run.py makes it."""
-    from absl import logging
-    from android_world.env import env_launcher
-
-    logging.set_verbosity(logging.FATAL)  # what goes wrong is said below, in one line
-    try:
-        env = env_launcher.load_and_setup_env(
-            console_port=CONSOLE_PORT, adb_path=adb, grpc_port=GRPC_PORT
-        )
-    except Exception as problem:  # of gRPC, adb or android_env
-        raise ValueError(f"{EMULATOR} does not answer: {one_line(str(problem), 200)}")
-    logging.set_verbosity(logging.WARNING)
-    return env
-
-
-# ---- the evaluation -----------------------------------------------------------------------------
-
-
-def evaluate_androidworld(
-    planner: Planner,
-    clone: str | Path,
-    output: str | Path,
-    *,
-    tasks: Sequence[str] = (),
-    combinations: int = 1,
-    horizon: int = 5,
-    history: int = 4,
-    tool_agent: ToolAgent | None = None,
-    tool_agent_name: str = "",
-    carry: bool = False,
-    model_name: str = "policy",
-    progress: Callable[[int], object] = lambda more: None,
-) -> dict:
-    """Play AndroidWorld by its own runner, on the emulator that runs; see `summary`.
-
-    `clone`: of android_world, by git. `output`: the folder of their checkpoints, with which a
-    killed evaluation goes on. `tasks`: names of templates (none: all 116). `combinations`: how many
-    instances of each. `tool_agent`: finds points by pixels (None: exact labels of the element
-    tree). `progress` is told how many more episodes have been played. ValueError in one line for
-    what is missing or does not fit.
-    """
-    player = Player(
-        planner=planner,
-        name=model_name,
-        horizon=horizon,
-        history=history,
-        carry=carry,
-        tool_agent=tool_agent,
-        tool_agent_name=tool_agent_name,
-    )
-    clone = Path(clone)
-    output = Path(output)
-    commit = load_package(clone)
-    suite = make_suite(tasks, combinations)
-    settings = {
-        "model": model_name,
-        "horizon": horizon,
-        "history": history,
-        "carry": carry,
-        "tool_agent": player.points_by,
-        "commit": commit,
-        "seed": SEED,
-    }
-    open_output(output, settings)
-    adb = find_adb()
-    check_emulator(adb)
-    env = connect(adb)
-    try:
-        records = run_suite(player, env, suite, output, progress)
-    finally:
-        env.close()
-    warnings = []
-    if commit != COMMIT:
-        warnings.append(f"android_world is at commit {commit}; tested was {COMMIT}")
-    return {"protocol": "androidworld", **settings, "warnings": warnings, **summary(records)}
-
-
-def open_output(folder: Path, settings: dict) -> None:
-    """Make the folder, or check that what lies there was played in the same way.
-
-    Their checkpoints name the task only: another player's episodes would be taken for this one's.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SETTINGS
-    if path.exists():
-        before = as_dict(parse_json(path.read_text(), str(path)))
-        different = changes(before, settings)
-        if different:
-            raise ValueError(f"{folder} holds episodes of another evaluation: {different}")
-    elif list(folder.glob("*.pkl.gz")):
-        raise ValueError(f"{folder} holds episodes of another program: no {SETTINGS} beside them")
-    write(path, json.dumps(settings, indent=1))
-
-
-def run_suite(
-    player: Player,
-    env,
-    suite,
-    output: Path,
-    progress: Callable[[int], object] = lambda more: None,
-) -> list[dict]:
+def run_suite(player: Player, env, suite, output: Path) -> list[dict]:
     """Their records, one for each instance of the suite, those of an earlier run among them.
 
     What they print goes to runner.log.
     """
     from android_world import checkpointer, suite_utils
 
-    def tell(episodes: list[dict], print_summary: bool) -> None:
-        progress(1)
-
     store = checkpointer.IncrementalCheckpointer(str(output))
-    before = records_of(suite, store)
-    progress(sum(not crashed(record) for record in before))
+    finished = [record for record in records_of(suite, store) if not crashed(record)]
+    instances = sum(len(tasks) for tasks in suite.values())
+    bar = tqdm(total=instances, initial=len(finished), unit="episode", mininterval=1)
+
+    def tell(episodes: list[dict], print_summary: bool) -> None:
+        bar.update(1)
+
     agent = make_agent(player, env)
-    with (output / "runner.log").open("a") as log, redirect_stdout(log):
+    with bar, (output / "runner.log").open("a") as log, redirect_stdout(log):
         suite_utils.run(suite, agent, checkpointer=store, process_episodes_fn=tell)
     return records_of(suite, store)
 
@@ -571,9 +372,7 @@ def summary(records: Sequence[dict]) -> dict:
     results: how many steps were "ok", "failed" or "impossible"; errors: how many of the failed ones
     were an error of ours or of the phone, and why: the first few; tasks: a row a template.
     """
-    by_template = {}
-    for record in records:
-        by_template.setdefault(record["task_template"], []).append(record)
+    by_template = by(records, lambda record: record["task_template"])
     rows = [row(name, by_template[name]) for name in sorted(by_template)]
     official = [row["success_official"] for row in rows if row["success_official"] is not None]
     results = Counter()
@@ -587,7 +386,7 @@ def summary(records: Sequence[dict]) -> dict:
             tokens += sum(steps["tokens"])
     return {
         "success": mean(row["success"] for row in rows),
-        "success_official": mean(official) if official else None,
+        "success_official": mean(official),
         "episodes": len(records),
         "crashed": sum(row["crashed"] for row in rows),
         "steps": results.total(),
@@ -602,12 +401,12 @@ def summary(records: Sequence[dict]) -> dict:
 def row(template: str, records: Sequence[dict]) -> dict:
     """The numbers of one template; its success may be a part of a point."""
     finished = [record for record in records if not crashed(record)]
-    solved = sum(float(record["is_successful"]) for record in finished)
+    successes = [float(record["is_successful"]) for record in finished]
     return {
         "task": template,
         "runs": len(records),
-        "success": solved / len(records),
-        "success_official": solved / len(finished) if finished else None,
+        "success": sum(successes) / len(records),
+        "success_official": mean(successes),
         "crashed": len(records) - len(finished),
         "steps": sum(len(record["episode_data"]["result"]) for record in finished),
     }
@@ -615,25 +414,15 @@ def row(template: str, records: Sequence[dict]) -> dict:
 
 def table(result: dict) -> str:
     """One row a template, and all of them together."""
-    header = ("task", "runs", "success", "official", "crashed", "steps")
-    everything = {"task": "all", "runs": result["episodes"]}
-    lines = [table_row(header)]
-    for numbers in [*result["tasks"], result | everything]:
-        shares = [share(numbers["success"]), share(numbers["success_official"])]
-        counts = [numbers["crashed"], numbers["steps"]]
-        lines.append(table_row([numbers["task"], numbers["runs"], *shares, *counts]))
+    lines = [table_row("task", "runs", "success", "official", "crashed", "steps")]
+    everything = result | {"task": "all", "runs": result["episodes"]}
+    for numbers in [*result["tasks"], everything]:
+        shares = percent(numbers["success"]), percent(numbers["success_official"])
+        counts = numbers["crashed"], numbers["steps"]
+        lines.append(table_row(numbers["task"], numbers["runs"], *shares, *counts))
     lines.append(
         f"success: a crashed episode counts 0; official: it is left out. {result['errors']} steps "
-        f"failed by an error. Tool agent: {result['tool_agent']}"
+        f"failed by an error. Points by {result['points_by']}"
     )
     lines += [f"warning: {warning}" for warning in result["warnings"]]
     return "\n".join(lines)
-
-
-def table_row(cells: Sequence) -> str:
-    name, *numbers = cells
-    return f"{name:40}" + "".join(f"{number:>9}" for number in numbers)
-
-
-def share(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1%}"

@@ -10,6 +10,7 @@ started through two small shell scripts, which ask the kernel for a signal when 
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import shlex
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
@@ -82,6 +84,18 @@ def find_programs() -> dict[str, str]:
             raise ValueError(f"there is no {named}; MiniWoB++ needs: {INSTALL}")
         found[program] = path
     return found
+
+
+def version_of_pages() -> str:
+    """Changes with the browser, with the tasks, and with what is read of a page.
+
+    Raises ValueError, one line, when something is missing.
+    """
+    chromium = find_programs()["chromium"]
+    answer = subprocess.run([chromium, "--version"], capture_output=True, check=False).stdout
+    list_tasks()  # is the package there?
+    parts = [answer, version("miniwob").encode(), Path(__file__).read_bytes()]
+    return hashlib.sha256(b"|".join(parts)).hexdigest()[:12]
 
 
 @dataclass

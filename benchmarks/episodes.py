@@ -1,15 +1,15 @@
-"""Episodes that are played, kept one by one, and not played twice; who plays them is a Player.
+"""Episodes that are played: who plays them, what all such benchmarks share, and an archive of them.
 
-Called by online.py; a world of one's own needs no more than this to be evaluated (docs/online.md).
-It knows no benchmark, no model and no browser. AndroidWorld and OSWorld keep their episodes as
-their own runners do: in files of their own.
+Called by miniwob_exam.py, androidworld.py and osworld.py; a world of one's own needs no more than
+this to be evaluated (docs/online.md). It knows no benchmark, no model and no browser. AndroidWorld
+and OSWorld keep their episodes as their own runners do: in files of their own.
 """
 
 import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from agent import Plan, Planner, format_line, play
 from benchmarks.common import as_dict, parse_json
-from envs import Action, Observation, ToolAgent
+from envs import Action, Observation, Point, ToolAgent
 from extras.readable_json import readable_json
 from extras.run_folder import changes, write
 
@@ -62,20 +62,62 @@ class Player:
             "carry": self.carry,
         }
 
-    @property
-    def arguments(self) -> dict:
-        """The settings that evaluate_androidworld and evaluate_osworld take, by their names."""
-        return {
-            "model_name": f"{self.name} {self.weights}".strip(),
-            "horizon": self.horizon,
-            "history": self.history,
-            "tool_agent": self.tool_agent,
-            "tool_agent_name": self.tool_agent_name,
-            "carry": self.carry,
-        }
 
+# ---- what all of them share ---------------------------------------------------------------------
 
 SETTINGS = "settings.json"  # in the output folder: what an evaluation that goes on must share
+
+
+def open_folder(
+    folder: Path, settings: dict, file_name: str = SETTINGS, free: Collection[str] = ()
+) -> None:
+    """Make the folder of an evaluation, or open one that lies there to go on with it.
+
+    `settings`: all that decides how an episode goes; `free`: those which may be otherwise now.
+    ValueError where the folder holds what was played with other settings, or something else.
+    """
+    file = folder / file_name
+    if file.exists():
+        before = as_dict(parse_json(file.read_text(), str(file)))
+        different = changes(before, settings, free)
+        if different:
+            raise ValueError(f"{folder} was made with other settings: {different}")
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty, and has no {file_name}: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write(file, readable_json(settings))
+
+
+def to_pixels(point: Point, size: tuple[int, int]) -> tuple[int, int]:
+    """The pixel that a point in 0..1 lies on; 1.0 lies on the last one.
+
+    >>> to_pixels((0.5, 1.0), (1080, 2400))
+    (540, 2399)
+    """
+    x, y = point
+    width, height = size
+    return min(int(x * width), width - 1), min(int(y * height), height - 1)
+
+
+def last_steps(past: Sequence[str], history: int) -> tuple[str, ...]:
+    """The last `history` of the steps so far: what a policy is shown of them.
+
+    >>> last_steps(["click Save", "back"], 1), last_steps(["back"], 0)
+    (('back',), ())
+    """
+    first_shown = max(0, len(past) - history)
+    return tuple(past[first_shown:])
+
+
+def table_row(name: str, *cells: object) -> str:
+    """A line of a table: cells of one width behind a name."""
+    return f"{name:32}" + "".join(f"{cell:>11}" for cell in cells)
+
+
+def percent(share: float | None) -> str:
+    """A share in 0..1 for a person; None is the share of nothing."""
+    return "none" if share is None else f"{share:.1%}"
+
 
 # ---- episodes that are kept ---------------------------------------------------------------------
 
@@ -102,22 +144,11 @@ class Archive:
     """
 
     def __init__(self, folder: Path, settings: dict):
-        """Open or make the folder; ValueError where it holds episodes with other settings.
-
-        `settings`: all that decides how an episode goes.
-        """
+        """ValueError for a folder that open_folder refuses, and for a damaged episode in it."""
         self.folder = folder
         self.episodes: dict[str, dict[int, Episode]] = defaultdict(dict)
-        file = folder / SETTINGS
-        if file.exists():
-            before = as_dict(parse_json(file.read_text(), str(file)))
-            different = changes(before, settings)
-            if different:
-                raise ValueError(f"{folder} was made with other settings: {different}")
-        elif folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty, and has no {SETTINGS}: choose another folder")
-        (folder / "episodes").mkdir(parents=True, exist_ok=True)
-        write(file, readable_json(settings))
+        open_folder(folder, settings)
+        (folder / "episodes").mkdir(exist_ok=True)
         self.read()
 
     def read(self) -> None:

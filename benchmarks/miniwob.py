@@ -1,10 +1,11 @@
 """MiniWoB++ (PyPI `miniwob` 1.1.0): small web pages in a real browser, as a world like the toy GUI.
 
 Called by eval.py's exam and by train.py, which ask for `miniwob_world(["click-button", ...])`.
-Does not start browsers itself (browser.py), does not know the solutions (miniwob_oracle.py), and
-loads neither miniwob nor selenium before the first episode.
+Does not start browsers itself (browser.py), does not know the solutions (miniwob_oracle.py), does
+not keep pages (miniwob_pages.py), and loads neither miniwob nor selenium before the first episode.
 
-From top to bottom: the tasks; what our actions become in the browser; the browsers; the world.
+From top to bottom: what our actions become in the browser; the browsers; what is remembered; the
+words; the world; whether a step leads where the oracle's does.
 """
 
 import atexit
@@ -13,15 +14,28 @@ import io
 import math
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from benchmarks import miniwob_oracle
-from benchmarks.browser import HEIGHT, WIDTH, Browser, BrowserLost, Page, Step, list_tasks
+from benchmarks.browser import (
+    HEIGHT,
+    WIDTH,
+    Browser,
+    BrowserLost,
+    Page,
+    Step,
+    list_tasks,
+    version_of_pages,
+)
+from benchmarks.miniwob_pages import Memory, Place
 from envs import (
     CELL,
     POINTING,
@@ -208,6 +222,108 @@ def close_at_exit(pool: Pool) -> None:
 
 POOL = Pool(limit=4)
 
+# ---- what is remembered, and an episode's way through the pages ----------------------------------
+
+# What was seen in training; None: nothing is remembered.
+MEMORY: Memory | None = None
+
+
+def remember_pages(folder: Path) -> None:
+    """From now on keep the pages of training in a file of this folder, and use those in it.
+
+    Its name knows what decides how a page looks and what is read of it. Raises ValueError, one
+    line, where the file cannot be used, or no browser is there.
+    """
+    global MEMORY
+    folder.mkdir(parents=True, exist_ok=True)
+    MEMORY = Memory(folder / f"miniwob-{version_of_pages()}.sqlite")
+
+
+class Tab:
+    """One episode's way through the pages.
+
+    Pages come from the memory where it knows them, else from a browser, which first catches up with
+    all that was done and then stays with the tab until it is closed. A browser that crashes is a
+    BrowserLost, and so is one in which a remembered page does not come back as it was.
+    """
+
+    def __init__(self, place: Place, memory: Memory | None):
+        self.place = place
+        self.memory = memory
+        self.browser: Browser | None = None
+        self.driven = 0  # how much of place.done the browser has done
+
+    def do(self, steps: Sequence[Step]) -> None:
+        """What is seen then, look tells."""
+        self.place = self.place.after(tuple(steps))
+
+    def look(self) -> Page:
+        known = self.recall(self.place)
+        if known is not None:
+            return known
+        page = self.drive()
+        if self.memory is not None:
+            self.memory.keep(self.place, page)
+        return page
+
+    def recall(self, place: Place) -> Page | None:
+        return None if self.memory is None else self.memory.find(place)
+
+    def drive(self) -> Page:
+        """Let the browser catch up, and look; at the end of a task at the last moment before it."""
+        if self.browser is None:
+            self.seen = self.load()
+        elif self.driven == len(self.place.done):
+            self.seen = self.browser.look(before=self.seen)  # nothing new was done
+        for steps in self.place.done[self.driven :]:
+            self.compare_with_memory()
+            self.browser.perform(steps)
+            self.seen = self.browser.look(before=self.seen)
+            self.driven += 1
+        return self.seen
+
+    def compare_with_memory(self) -> None:
+        """Is the page on the way that which was seen there before?"""
+        known = self.recall(replace(self.place, done=self.place.done[: self.driven]))
+        if known is not None and state_of(known) != state_of(self.seen):
+            raise BrowserLost("a page did not come back as it was")
+
+    def load(self) -> Page:
+        """The first page; a browser that crashes over it is replaced once."""
+        task = self.place.task
+        for attempt in range(2):
+            self.browser = POOL.take(task)
+            try:
+                return self.browser.load(task, self.place.seed, self.place.scale)
+            except BrowserLost as error:
+                self.drop()
+                if attempt == 1:
+                    raise ValueError(f"chromium crashes over {task}: {error}") from error
+
+    def drop(self) -> None:
+        """End a browser that has crashed."""
+        if self.browser is not None:
+            POOL.drop(self.browser)
+            self.browser = None
+
+    def close(self) -> None:
+        """Give the browser back."""
+        if self.browser is not None:
+            POOL.give_back(self.browser)
+            self.browser = None
+
+    def __del__(self):
+        self.close()
+
+
+def state_of(page: Page) -> tuple:
+    """What tells a page from another: its elements, what they hold, the focus; at the end of a task
+    the reward alone. The picture plays no role."""
+    if page.done:
+        return (page.raw_reward,)
+    return page.elements
+
+
 # ---- words ---------------------------------------------------------------------------------------
 
 WORD = re.compile(r"\w+|[^\w\s]")  # as extras/tiny_vlm.py cuts a text into tokens
@@ -218,6 +334,7 @@ OWN_WORDS = (
     *("textbox", "textarea", "list", "radio", "checkbox", "x"),
     *("1", "2", "3", "4", "5", "6"),
     *("ctrl", "+", "a", "tab", "to"),
+    "=",  # a model with this word may write five tokens a line (agent.Policy.max_new_tokens)
 )
 
 
@@ -234,20 +351,28 @@ def words_of(text: str) -> list[str]:
 def collect_words(tasks: tuple[str, ...]) -> tuple[str, ...]:
     """The words of the first 500 training pages of each task, in the order of the alphabet.
 
-    It takes some seconds a task, in a browser of its own. The same on every machine: a page depends
-    on its seed alone. What only dev or test have, and random strings, stay unknown.
+    It takes some seconds a task, in a browser of its own, unless they are remembered. The same on
+    every machine: a page depends on its seed alone. What only dev or test have, and random strings,
+    stay unknown.
     """
+    if MEMORY is not None:
+        remembered = MEMORY.find_words(tasks)
+        if remembered is not None:
+            return remembered
     found = set(OWN_WORDS)
     browser = Browser(tasks[0])
     try:
-        for task in tasks:
+        for task in tqdm(tasks, desc="collecting words", unit="task", delay=5):
             pages = Counter()
             for text in browser.collect_texts(task, SPLITS["train"] * SPLIT_SIZE, SCANNED):
                 pages.update(set(words_of(text)))
             found |= {word for word, number in pages.items() if number >= SELDOM}
     finally:
         browser.close()
-    return tuple(sorted(found))
+    words = tuple(sorted(found))
+    if MEMORY is not None:
+        MEMORY.keep_words(tasks, words)
+    return words
 
 
 class CollectedWords:
@@ -280,7 +405,7 @@ def make_world(tasks: tuple[str, ...]) -> type:
     for task in tasks:
         if task not in known_tasks():
             close = [name for name in known_tasks() if name.startswith(task.split("-")[0])]
-            hint = ", ".join(close) if close else "miniwob.farama.org lists them"
+            hint = ", ".join(close) if close else "those of miniwob.farama.org"
             raise ValueError(f"MiniWoB++ has no task {task[:40]!r}; known are {hint}")
     return type("MiniWoBTasks", (MiniWoB,), {"tasks": tasks})
 
@@ -290,7 +415,8 @@ class MiniWoB:
 
     A class for certain tasks comes from miniwob_world. An instance has a browser only while an
     episode runs: it takes one at reset and gives it back when the episode ends, at close() and
-    when nobody holds the instance any more.
+    when nobody holds the instance any more. Where pages are remembered (remember_pages), those of
+    `train` and `dev` need a browser only at the first visit; those of `test` are always played.
 
     A task is solved when the page says that it is done and gives its full reward of 1 (in any
     time). info: "result" is "ok", "failed" (the tool agent found nothing: step(None)), "impossible"
@@ -305,10 +431,17 @@ class MiniWoB:
     grid = (WIDTH // CELL, HEIGHT // CELL)
     words = CollectedWords()
     max_steps = MAX_STEPS
+    keep_pages = staticmethod(remember_pages)
+    screens_kept = 1000  # so many are looked at for the reading lesson, again and again
+    # Files that decide what is learnt here, beside this one.
+    code = (
+        "benchmarks/browser.py",
+        "benchmarks/miniwob_oracle.py",
+        "benchmarks/miniwob_pages.py",
+    )
 
     def __init__(self, split: str = "train", scale: int = 1, history: int = 4):
         """`scale`: of the picture, 1 is 160 x 210 px; `history`: how many past steps are shown."""
-        self.browser: Browser | None = None
         if split not in self.splits or scale < 1 or history < 0:
             raise ValueError(
                 f"split {split!r} must be one of {', '.join(self.splits)}, "
@@ -317,6 +450,11 @@ class MiniWoB:
         self.split = split
         self.scale = scale
         self.history = history
+        self.tab: Tab | None = None
+
+    @property
+    def browser(self) -> Browser | None:
+        return None if self.tab is None else self.tab.browser
 
     def reset(self, seed: int) -> tuple[Observation, dict]:
         """Raises ValueError for a seed below 0 or beyond the split's million pages of each task."""
@@ -326,25 +464,17 @@ class MiniWoB:
         self.close()
         self.task = self.tasks[number]
         self.page_seed = SPLITS[self.split] * SPLIT_SIZE + page_seed
+        self.demand = self.task  # exams tell success by it
         self.past: list[str] = []
         self.steps = 0
-        self.page = self.load()
+        self.over = False
+        place = Place(self.task, self.page_seed, self.scale)
+        self.tab = Tab(place, None if self.split == "test" else MEMORY)
+        self.page = self.tab.look()
         self.oracle_steps = 0
         if self.task in miniwob_oracle.SCRIPTS:
             self.oracle_steps = len(self.oracle(MAX_STEPS))
         return self.observe(), {"oracle_steps": self.oracle_steps, "task": self.task}
-
-    def load(self) -> Page:
-        """The first page; a browser that crashes over it is replaced once."""
-        for attempt in range(2):
-            self.browser = POOL.take(self.task)
-            try:
-                return self.browser.load(self.task, self.page_seed, self.scale)
-            except BrowserLost as error:
-                POOL.drop(self.browser)
-                self.browser = None
-                if attempt == 1:
-                    raise ValueError(f"chromium crashes over {self.task}: {error}") from error
 
     def step(
         self, action: Action | None, said: str = ""
@@ -353,7 +483,7 @@ class MiniWoB:
 
         `said` is the policy's own wording, for the history.
         """
-        if self.browser is None:
+        if self.over:
             raise RuntimeError("the episode is over: reset the world first")
         steps = None if action is None else native(action)
         if action is None:
@@ -364,13 +494,12 @@ class MiniWoB:
             result = "ok"
         self.remember(action, said)
         self.steps += 1
+        if steps is not None:
+            self.tab.do(steps)
         try:
-            if steps is not None:
-                self.browser.perform(steps)
-            self.page = self.browser.look(before=self.page)
+            self.page = self.tab.look()
         except BrowserLost:
-            POOL.drop(self.browser)
-            self.browser = None
+            self.tab.drop()
             result = "broken"
         return self.outcome(action, result)
 
@@ -407,13 +536,9 @@ class MiniWoB:
 
     def close(self) -> None:
         """Give the browser back. What was seen last can still be looked at."""
-        if self.browser is not None:
-            POOL.give_back(self.browser)
-            self.browser = None
-
-    def __del__(self):
-        if getattr(self, "browser", None) is not None:
-            self.close()
+        self.over = True
+        if self.tab is not None:
+            self.tab.close()
 
     # ---- what the policy and the tool agent see --------------------------------------------------
 
@@ -436,23 +561,8 @@ class MiniWoB:
         return tuple(dict.fromkeys(found))
 
     def ground(self, action: Action) -> Action | None:
-        """The frozen tool agent of this world: by the labels of the page's elements, no pixels.
-
-        An exact label is found, of several one, always the same for the same screen; anything else
-        is refused. Spaces do not count: a tokenizer of whole words writes "Tab # 1" for "Tab #1".
-        """
-        text = spaced(action.text)
-        elements = []
-        for label, box in self.visible():
-            label = spaced(label)
-            is_meant = text == label
-            if action.kind == "drag":
-                is_meant |= text.startswith(f"{label} to ") or text.endswith(f" to {label}")
-            if is_meant:
-                elements.append((label, box))
-        # No other label is handed over, so that no alias of the toy GUI can be taken for one.
-        found = find_element(replace(action, text=text), elements, self.key())
-        return None if found is None else replace(found, text=action.text)
+        """The frozen tool agent of this world: by the labels of the page's elements, no pixels."""
+        return find_label(self.visible(), self.key(), action)
 
     def cells(self) -> dict[tuple[int, int], str]:
         """(column, row) -> the word that begins there, or <field>, <cursor>, <on>, <off>, <more>.
@@ -507,6 +617,9 @@ class MiniWoB:
             boxes=self.target_boxes(reference[0]),
             elements=self.visible(),
             key=self.key(),
+            # What happens to this world later does not count: they know this moment.
+            tools=partial(find_label, self.visible(), self.key()),
+            leads_right=partial(leads_right, self.tab.place, reference[0]),
         )
 
     def target_boxes(self, action: Action) -> tuple[Box, ...]:
@@ -533,7 +646,7 @@ class MiniWoB:
         The browser is given back, so that many screens can be looked at side by side.
         """
         for _ in range(rng.randrange(4)):
-            if self.browser is None:
+            if self.over:
                 break
             plan = self.oracle(1)
             if plan and rng.random() < 0.5:
@@ -549,6 +662,29 @@ class MiniWoB:
         return Action("click", rng.choice(cls.words))
 
 
+# ---- the frozen tool agent -----------------------------------------------------------------------
+
+
+def find_label(visible: Sequence[tuple[str, Box]], key: str, action: Action) -> Action | None:
+    """The action with its point; None where it is refused.
+
+    An exact label is found, of several one, always the same for the same screen (`key`); anything
+    else is refused. Spaces do not count: a tokenizer of whole words writes "Tab # 1" for "Tab #1".
+    """
+    text = spaced(action.text)
+    elements = []
+    for label, box in visible:
+        label = spaced(label)
+        is_meant = text == label
+        if action.kind == "drag":
+            is_meant |= text.startswith(f"{label} to ") or text.endswith(f" to {label}")
+        if is_meant:
+            elements.append((label, box))
+    # No other label is handed over, so that no alias of the toy GUI can be taken for one.
+    found = find_element(replace(action, text=text), elements, key)
+    return None if found is None else replace(found, text=action.text)
+
+
 def spaced(text: str) -> str:
     """Its words and signs with one space between."""
     return " ".join(words_of(text))
@@ -558,3 +694,40 @@ def open_picture(png: bytes, scale: int) -> Image.Image:
     """The task's part of the window, RGB, (160 * scale) x (210 * scale) px."""
     window = Image.open(io.BytesIO(png)).convert("RGB")
     return window.crop((0, 0, WIDTH * scale, HEIGHT * scale))
+
+
+# ---- does a step lead where the oracle's does? ---------------------------------------------------
+
+
+def leads_right(place: Place, reference: Action, action: Action) -> bool | None:
+    """Whether a grounded action leads from this place to the page to which the reference leads.
+
+    Both are carried out in the browser, from the first page on, and remembered: the forecasts of a
+    group often begin alike. None where it cannot be told: the browser crashed, the place could not
+    be reached again, or the reference itself ended the task without solving it.
+    """
+    if (action.kind in TERMINAL) != (reference.kind in TERMINAL):
+        return False  # to say that it is done changes no page
+    try:
+        wanted = page_after(place, reference)
+        if wanted.done and wanted.raw_reward != 1:
+            return None
+        return state_of(page_after(place, action)) == state_of(wanted)
+    except (BrowserLost, ValueError) as error:
+        tqdm.write(f"warning: {place.task}: {error}; the recorded box decides", file=sys.stderr)
+        return None
+
+
+def page_after(place: Place, action: Action) -> Page:
+    """What is seen after an action; what is impossible changes nothing. Raises BrowserLost."""
+    tab = Tab(place, MEMORY)
+    steps = native(action)
+    if steps is not None:
+        tab.do(steps)
+    try:
+        return tab.look()
+    except BrowserLost:
+        tab.drop()
+        raise
+    finally:
+        tab.close()

@@ -4,6 +4,16 @@ A command, `python -m extras.ablation --seeds 5 --jobs 2`: trains each arm with 
 process of its own and plays it; all arms together are docs/ablation.json and docs/ablation.png.
 extras/study.py does the same with arms of its own.
 Changes nothing in how an arm learns or plays: an arm is flags of train.py and a way to play.
+
+What is kept, and found again by a second call, for two arms that play with the same run (--split
+dev adds "-dev" to the name of an exam):
+
+    runs/ablate/warmup/                            the warm starts (extras/warm_start.py)
+    runs/ablate/tracer1-0.log                      what train.py printed for seed 0
+    runs/ablate/tracer1-0/                         its run (extras/run_folder.py)
+    runs/ablate/tracer1-0/exam-tracer1.json        how the arm played, and what the run took
+    runs/ablate/tracer1-0/exam-without_stage2.json
+    runs/ablate/ablation.json                      what extras/ablation_shown.py makes of all exams
 """
 
 import argparse
@@ -28,7 +38,7 @@ from agent import Policy
 from benchmarks.common import parse_json
 from envs import die, one_line
 from eval import evaluate_policy
-from extras.ablation_shown import ablation_record, ablation_table, draw_ablation
+from extras.ablation_shown import ablation_record, ablation_table, draw_ablation, each_once
 from extras.readable_json import readable_json
 from extras.run_folder import changes, load_run_policy, memory_or_die, read_run, write
 from extras.warm_start import WarmStart
@@ -56,8 +66,8 @@ class Arm:
     probe: Callable[[Policy, dict, str, int], dict] | None = None
 
     @property
-    def training(self) -> tuple:
-        """What decides about its run."""
+    def training(self) -> tuple[str, float, float]:
+        """What decides about its run; all else is how it plays."""
         return self.flags, self.updates_times, self.start_times
 
 
@@ -105,8 +115,8 @@ ABLATION_SPLITS = {
 
 def run_owner(name: str, arms: Mapping[str, Arm] = ARMS) -> str:
     """The arm whose run this arm plays with: the first that is trained in the same way."""
-    same_run = [other for other, arm in arms.items() if arm.training == arms[name].training]
-    return same_run[0]
+    asked = arms[name].training
+    return next(other for other, arm in arms.items() if arm.training == asked)
 
 
 @dataclass(frozen=True)
@@ -178,9 +188,13 @@ def run_arm(job: Job, settings: Settings) -> dict:
 
 
 def training_flags(arm: Arm, settings: Settings) -> list[str]:
-    """The common flags, then the arm's, which has the last word; updates where it names none."""
-    both = round((settings.stage1_updates + settings.stage2_updates) * arm.updates_times)
-    flags = [*settings.flags, *arm.flags.format(all=both).split()]
+    """The common flags, then the arm's, which has the last word; updates where it names none.
+
+    They stand in each exam, and tell whether a finished one is what is asked for.
+    """
+    updates = settings.stage1_updates + settings.stage2_updates
+    own = arm.flags.format(all=round(updates * arm.updates_times))
+    flags = [*settings.flags, *own.split()]
     if "--stage1_updates" not in flags:
         flags += ["--stage1_updates", str(settings.stage1_updates)]
     if "--stage2_updates" not in flags:
@@ -201,6 +215,7 @@ def training_arguments(job: Job, settings: Settings) -> list[str]:
         # train.py's own exams are short and on dev: what is compared is played by play_arm.
         *("--eval_split", "dev"),
         *("--eval_tasks", "20"),
+        "--no-control",  # of the arms, some are controls
         *training_flags(settings.arms[job.arm], settings),
     ]
 
@@ -234,13 +249,14 @@ def read_exam(file: Path, arm: Arm, settings: Settings) -> dict:
 
 def tasks_to_play(arm: Arm, settings: Settings) -> dict[str, int]:
     """Split -> number of tasks."""
-    splits = arm.splits
-    if not splits:
-        world = parse_config(training_flags(arm, settings)).env
-        name, _, _dial = world.partition(":")
-        splits = ABLATION_SPLITS[name]
     if settings.split:
         splits = (settings.split,)
+    elif arm.splits:
+        splits = arm.splits
+    else:
+        env = parse_config(training_flags(arm, settings)).env
+        world, _, _dial = env.partition(":")
+        splits = ABLATION_SPLITS[world]
     return {split: settings.limits.get(split, settings.limit) for split in splits}
 
 
@@ -298,14 +314,14 @@ def play_arm(job: Job, settings: Settings) -> dict:
 
 
 def flags_named(flags: str) -> dict:
-    """The values of the flags that are named.
+    """The values of the flags that are named, also of those that are switched off.
 
     >>> flags_named("--no-carry_forecast --horizon 2")
     {'horizon': 2, 'carry_forecast': False}
     """
-    names = flags.replace("--no-", "--")
-    values = asdict(parse_config(flags.split()))
-    return {name: value for name, value in values.items() if f"--{name}" in names.split()}
+    named = flags.replace("--no-", "--").split()
+    config = asdict(parse_config(flags.split()))
+    return {name: value for name, value in config.items() if f"--{name}" in named}
 
 
 def read_start(folder: Path) -> dict:
@@ -338,6 +354,7 @@ def seconds_of(folder: Path) -> dict[str, float]:
 
 
 def sampled_tokens(folder: Path, arm: Arm) -> int:
+    """In all updates that made what plays."""
     log = folder / "metrics.jsonl"
     if not log.exists():
         return 0
@@ -359,9 +376,9 @@ def commit() -> str:
 
 def ablate(arms: Sequence[str], settings: Settings) -> dict:
     """All arms with all their seeds; returns the record of docs/ablation.json."""
-    for exams in run_all(["warmup", *arms], settings):
-        done = exams
-    return ablation_record(done, settings.seeds, settings.flags, settings.main_split)
+    for done in run_all(["warmup", *arms], settings):
+        exams = done  # at last those of all arms
+    return ablation_record(exams, settings.seeds, settings.flags, settings.main_split)
 
 
 def run_all(arms: Sequence[str], settings: Settings) -> Iterator[dict[str, list[dict]]]:
@@ -389,18 +406,16 @@ def run_all(arms: Sequence[str], settings: Settings) -> Iterator[dict[str, list[
 def list_jobs(arms: Sequence[str], settings: Settings) -> dict[Job, Job | None]:
     """What is to be done, in order, and for each job the one that has to be finished before.
 
-    No two jobs may train the same thing: all wait for the first one with the same warm start, and
-    those that play with another arm's run wait for that arm.
+    No two jobs may train the same thing: those that play with another arm's run wait for that arm,
+    and all others for the first one with the same warm start.
     """
-    names = {}  # in the place of an ordered set
-    for arm in arms:
-        names |= {run_owner(arm, settings.arms): True, arm: True}
+    with_owners = each_once((run_owner(arm, settings.arms), arm) for arm in arms)
     jobs = {}
     for seed in range(settings.seeds):
         makers: dict[WarmStart, Job] = {}  # of the warm starts
-        for name in names:
-            arm = settings.arms[name]
-            if arm.most_seeds is not None and seed >= arm.most_seeds:
+        for name in with_owners:
+            most = settings.arms[name].most_seeds
+            if most is not None and seed >= most:
                 continue
             job = Job(name, seed)
             owner = Job(run_owner(name, settings.arms), seed)
@@ -428,7 +443,8 @@ def run_jobs(
     with make_pool(settings.jobs) as pool:
         while waiting or running:
             # No more than can run: what becomes ready later may stand earlier in the order.
-            for job in ready_jobs(waiting, jobs, finished)[: settings.jobs - len(running)]:
+            free = settings.jobs - len(running)
+            for job in ready_jobs(waiting, jobs, finished)[:free]:
                 waiting.remove(job)
                 running[pool.submit(run_arm, job, settings)] = job
             try:
@@ -459,24 +475,29 @@ def ready_jobs(
 
 
 def by_arm(exams: Mapping[Job, dict], settings: Settings) -> dict[str, list[dict]]:
-    """The exams of each arm from seed 0 on, up to the first that is missing."""
-    found = {}
+    """The exams of each arm from seed 0 on, up to the first that is missing.
+
+    A seed counts once those before it are there: pairs of arms need the same seeds.
+    """
+    exams_of = {}
     for name in settings.arms:
         runs = []
         while Job(name, len(runs)) in exams:
             runs.append(exams[Job(name, len(runs))])
         if runs:
-            found[name] = runs
-    return found
+            exams_of[name] = runs
+    return exams_of
 
 
 def report(job: Job, exam: dict, bar: tqdm) -> None:
+    """A line for a person: the success of what has just ended, and how long the others take."""
     split, metrics = next(iter(exam["split"].items()))
+    left = bar.total - bar.n
     done_now = bar.n - bar.initial
-    hours = bar.format_dict["elapsed"] / done_now * (bar.total - bar.n) / 3600
+    hours = bar.format_dict["elapsed"] / done_now * left / 3600
     tqdm.write(
         f"{job.arm:18} seed {job.seed}: success on {split} {metrics['success']:.1%}; "
-        f"{bar.total - bar.n} runs left, about {hours:.1f} hours"
+        f"{left} runs left, about {hours:.1f} hours"
     )
 
 
@@ -523,7 +544,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @memory_or_die()
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
-    arms = choose_arms(args)
+    arms = choose_arms(args, ARMS, QUICK_ARMS)
     settings = make_settings(args)
     with runs_or_die():
         record = ablate(arms, settings)
@@ -548,22 +569,20 @@ def runs_or_die() -> Iterator[None]:
         die("interrupted; finished runs are kept, and the same command goes on with the others")
 
 
-def arms_named(args: argparse.Namespace, arms: Collection[str]) -> list[str]:
-    """What --arms names, perhaps nothing; a name that is not among `arms` ends with one line."""
+def choose_arms(
+    args: argparse.Namespace, arms: Collection[str], quick_arms: Sequence[str]
+) -> Sequence[str]:
+    """What --arms names; if it names none, those of --quick, or all. A wrong name ends with one
+    line."""
     named = [arm for arm in args.arms.split(",") if arm]
     unknown = set(named) - set(arms)
     if unknown:
         die(f"--arms: unknown arm {', '.join(sorted(unknown))}; choose from {', '.join(arms)}")
-    return named
-
-
-def choose_arms(args: argparse.Namespace) -> Sequence[str]:
-    named = arms_named(args, ARMS)
     if named:
         return named
     if args.quick:
-        return QUICK_ARMS
-    return tuple(ARMS)
+        return quick_arms
+    return tuple(arms)
 
 
 # What the comparison decides itself.
@@ -583,6 +602,8 @@ def make_settings(args: argparse.Namespace) -> Settings:
     check_counts(args)
     flags = args.flags.split()
     names = names_of(flags)
+    if "--env" not in names:
+        flags = ["--env", "toy-gui", *flags]
     config = parse_config(flags)
     splits = find_world(config.env).splits
     if args.split and args.split not in splits:

@@ -1,43 +1,33 @@
-"""What the arms of an ablation say: intervals over the seeds, pairs, a table and a picture.
+"""What the arms of an ablation say: their record, a table and a picture.
 
 Called by extras/ablation.py with the exams of all arms; extras/dials.py counts with it too.
 It runs, trains and plays nothing: the same exams always give the same record.
+
+    exams["tracer1"][0]                  what the run of seed 0 gave (extras/ablation.run_arm)
+        ["minutes"], ["commit"], ...     of the whole run
+        ["split"]["test"]["success"]     and all other metrics of a split (eval.toy_metrics)
 """
 
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+
+from extras.intervals import over_seeds
 
 # Splits that ask how robust a policy is.
 DISTURBED = {"popup", "flaky", "layout"}
 
 # ---- what the numbers say -----------------------------------------------------------------------
 
-# Student's t, two-sided 95 %, for 1 to 9 degrees of freedom; with more the last one is used, which
-# makes an interval a little too wide.
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval by Student's t (nan for a single value).
-
-    >>> [round(x, 3) for x in interval([1.0, 2.0, 3.0])]
-    [2.0, 2.484]
-    """
-    n = len(values)
-    mean = float(np.mean(values))
-    if n < 2:
-        return mean, math.nan
-    t = T_95[min(n - 2, len(T_95) - 1)]
-    return mean, t * float(np.std(values, ddof=1)) / math.sqrt(n)
-
-
-def spread(values: Sequence[float]) -> dict:
-    mean, half = interval(values)
+def mean_and_ends(values: Sequence[float]) -> dict:
+    """The mean over the seeds and its 95 % interval; nan twice for one seed."""
+    mean, half = over_seeds(values)
     return {"mean": mean, "ci95": [mean - half, mean + half]}
 
 
@@ -49,8 +39,11 @@ def ablation_record(
     Per arm one number a seed; paired differences on `split` over the seeds in common, with the 95 %
     interval by Student's t; `gain`: relative, of TraceR1 over the better reactive arm of each seed.
     """
-    arms = {arm: arm_record(runs, split) for arm, runs in exams.items()}
-    success = {arm: record["split"][split]["success"] for arm, record in arms.items()}
+    arms = {}
+    success = {}  # arm -> one number a seed
+    for arm, runs in exams.items():
+        arms[arm] = arm_record(runs, split)
+        success[arm] = arms[arm]["split"][split]["success"]
     record = {
         "arms": arms,
         "seeds": list(range(seeds)),
@@ -60,16 +53,18 @@ def ablation_record(
         "pairs": pairs(success),
     }
     if {"tracer1", "reactive_text", "reactive_grounded"} <= set(arms):
-        record["gain"] = spread(gains(success))
+        record["gain"] = mean_and_ends(gains(success))
     return record
 
 
 def arm_record(runs: list[dict], split: str) -> dict:
     """The numbers of one arm, each a list over the seeds.
 
-    stability and accuracy_at_k: planning stability. robustness: see there. generalisation: the
-    other splits themselves (app; composition, tool). per_1000_tokens, per_minute: tasks solved on
-    `split` per 1,000 tokens written there, and on all splits per minute of playing them.
+    split: success on each split that it played, and the number of tasks; how well an arm
+    generalises, the splits say that training never shows (app; composition, tool).
+    stability to tokens_per_episode: of `split`, see eval.py. robustness: see the function.
+    per_1000_tokens, per_minute: tasks solved on `split` per 1,000 tokens written there, and on all
+    splits per minute of playing them.
     """
     metrics = [run["split"][split] for run in runs]
     record = {"split": {}}
@@ -109,13 +104,20 @@ def per_minute(run: dict) -> float:
 
 
 def commits(exams: dict[str, list[dict]]) -> str:
-    """All commits that made the exams, in the order in which they appear."""
-    seen = {}
+    """All commits that made the exams, joined by commas."""
+    made_by = []
     for runs in exams.values():
-        for run in runs:
-            if "commit" in run:
-                seen[run["commit"]] = True
-    return ", ".join(seen)
+        made_by.append([run["commit"] for run in runs if "commit" in run])
+    return ", ".join(each_once(made_by))
+
+
+def each_once(groups: Iterable[Iterable[Hashable]]) -> list:
+    """What stands in any of the groups, in the order in which it first appears.
+
+    >>> each_once([["tracer1", "stage1"], ["stage1", "near"]])
+    ['tracer1', 'stage1', 'near']
+    """
+    return list(dict.fromkeys(chain.from_iterable(groups)))
 
 
 def pairs(success: dict[str, list[float]]) -> dict[str, dict]:
@@ -124,12 +126,18 @@ def pairs(success: dict[str, list[float]]) -> dict[str, dict]:
     for one in ("tracer1", "stage1"):
         for other in success:
             if one in success and one != other:
-                both = zip(success[one], success[other], strict=False)
-                differences[f"{one}-{other}"] = spread([mine - theirs for mine, theirs in both])
+                minus = difference(success[one], success[other])
+                differences[f"{one}-{other}"] = mean_and_ends(minus)
     return differences
 
 
+def difference(mine: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    both = zip(mine, theirs, strict=False)  # one of them may have fewer seeds
+    return [one - other for one, other in both]
+
+
 def gains(success: dict[str, list[float]]) -> list[float]:
+    """TraceR1 over the better reactive arm, relative, for each seed: 0.1 is ten per cent more."""
     better = map(max, success["reactive_text"], success["reactive_grounded"])
     both = zip(success["tracer1"], better, strict=True)
     return [mine / max(theirs, 1e-9) - 1 for mine, theirs in both]
@@ -148,9 +156,10 @@ def ablation_table(record: dict) -> str:
     if "gain" in record:
         gain = record["gain"]
         half = gain["ci95"][1] - gain["mean"]
-        uncertain = "" if math.isnan(half) else f" +- {half:.1%}"
-        text = f"{gain['mean']:+.1%}{uncertain}"
-        rows.append(f"TraceR1 over the better reactive arm of each seed: {text}")
+        text = f"TraceR1 over the better reactive arm of each seed: {gain['mean']:+.1%}"
+        if not math.isnan(half):  # as it is with one seed
+            text += f" +- {half:.1%}"
+        rows.append(text)
     return "\n".join(rows)
 
 
@@ -167,12 +176,12 @@ def table_row(name: str, record: dict, splits: Sequence[str]) -> str:
     arm = record["arms"][name]
     first, *others = splits
     label = f"{name} ({len(arm['minutes'])})"
-    mean, half = interval(arm["split"][first]["success"])
+    mean, half = over_seeds(arm["split"][first]["success"])
     on_first = plus_minus(f"{100 * mean:.1f}", 100 * half)
     cells = [f"{label:22}", f"{on_first:>12}", f"{against_tracer1(name, record):>17}"]
     for split in others:
-        success = arm["split"][split]["success"] if split in arm["split"] else None
-        cells.append(mean_cell(success, "7.1%"))
+        played = arm["split"].get(split, {"success": None})
+        cells.append(mean_cell(played["success"], "7.1%"))
     cells += [
         mean_cell(arm["stability"], "7.1%"),
         mean_cell(arm["repeat"], "7.1%"),
@@ -194,7 +203,11 @@ def against_tracer1(name: str, record: dict) -> str:
 
 
 def plus_minus(mean: str, half: float) -> str:
-    """ "55.0 +- 4.2"; one seed has no interval, and blanks keep its mean in the column."""
+    """A cell; one seed has no interval, and blanks keep its mean in the column.
+
+    >>> plus_minus("55.0", 4.21)
+    '55.0 +- 4.2'
+    """
     if math.isnan(half):
         return mean + " " * len(" +- 4.2")
     return f"{mean} +- {half:.1f}"
@@ -217,7 +230,9 @@ def draw_ablation(record: dict, path: Path) -> None:
     arms = record["arms"]
     first = next(iter(arms.values()))
     split = next(iter(first["split"]))
-    success = {name: 100 * np.array(arm["split"][split]["success"]) for name, arm in arms.items()}
+    success = {}  # arm -> per cent, one for each seed
+    for name, arm in arms.items():
+        success[name] = 100 * np.array(arm["split"][split]["success"])
     horizons = horizon_arms(arms)
     several_horizons = len(horizons) > 1
     panels = 3 if several_horizons else 2
@@ -226,7 +241,8 @@ def draw_ablation(record: dict, path: Path) -> None:
     draw_arms(axes[0], success, split)
     draw_accuracy(axes[1], arms)
     if several_horizons:
-        draw_horizons(axes[2], {T: success[name] for T, name in horizons.items()})
+        curves = {T: success[name] for T, name in horizons.items()}
+        draw_horizons(axes[2], curves)
     figure.savefig(path, dpi=110)
 
 
@@ -247,7 +263,7 @@ def draw_arms(axis, success: dict[str, np.ndarray], split: str) -> None:
     means = []
     halves = []
     for name, values in success.items():
-        mean, half = interval(values)
+        mean, half = over_seeds(values)
         labels.append(f"{name} ({len(values)})")
         means.append(mean)
         halves.append(half)

@@ -2,6 +2,14 @@
 
 Called by extras/study.py after each run, with the exams of all runs so far.
 It runs, trains and plays nothing: the same exams always give the same numbers.
+
+    exams["tracer1"][0]                      the run of seed 0 (extras/ablation.run_arm)
+        ["start"]["lessons"]["reading"]      what a lesson of its warm start took
+        ["split"]["test"]                    the metrics of a split (eval.toy_metrics), among them
+            ["success"]                      0.62, a share of the tasks
+            ["solved"]                       [1, 0, 1, ...], task by task
+            ["by_demand"]["3"]               {"success": 0.41, "n": 200}
+            ["by_kind"]["click"]             {"right": 0.55, "n": 310}
 """
 
 import math
@@ -11,8 +19,8 @@ from functools import cache
 import numpy as np
 
 from extras.ablation import run_owner
-from extras.ablation_shown import arm_record, commits, interval
-from extras.intervals import over_tasks
+from extras.ablation_shown import arm_record, commits, each_once
+from extras.intervals import over_seeds, over_tasks
 from extras.study_arms import HORIZONS, SHARES, Study
 from extras.worlds import find_world
 from train import parse_config
@@ -23,22 +31,12 @@ Exams = Mapping[str, Sequence[dict]]  # arm -> one exam a seed
 
 
 def study_record(study: Study, exams: Exams, split: str, command: str) -> dict:
-    """All numbers of a study, each a list over the seeds; docs/map.json and its like.
+    """All numbers of a study; docs/map.json and its like.
 
-    by_demand: success by what a task demands, from `split` and from `deeper`. solved: a digit a
-    task, a string a seed, so that arms can be compared task by task. start: what the warm start
-    took. pairs: see `paired`. minutes: of all runs together, with their warm starts and exams.
+    arms: see study_arm_record. pairs: the first minus the second, see `paired`. minutes: of all
+    runs together, with their warm starts and exams.
     """
-    arms = {}
-    for name, runs in exams.items():
-        arm = arm_record(list(runs), split)
-        arm["by_demand"] = by_demand(runs, split)
-        arm["by_kind"] = by_kind([run["split"][split] for run in runs])
-        arm["start"] = start_numbers(runs)
-        arm["solved"] = {name: solved_digits(runs, name) for name in runs[0]["split"]}
-        if any("probe" in run for run in runs):
-            arm["probe"] = [run.get("probe") for run in runs]
-        arms[name] = arm
+    arms = {name: study_arm_record(runs, split) for name, runs in exams.items()}
     pairs = {}
     for one, other in study.pairs:
         if one in exams and other in exams:
@@ -54,31 +52,49 @@ def study_record(study: Study, exams: Exams, split: str, command: str) -> dict:
     }
 
 
+def study_arm_record(runs: Sequence[dict], split: str) -> dict:
+    """What arm_record says of an arm, and more; each number is a list over the seeds.
+
+    by_demand: success by what a task demands, from `split` and from `deeper`. by_kind: of first
+    actions on `split`. start: what the warm start took. solved: a digit a task, a string a seed, so
+    that arms can be compared task by task. probe: what else was asked (ablation.Arm.probe).
+    """
+    record = arm_record(list(runs), split)
+    record["by_demand"] = by_demand(runs, split)
+    record["by_kind"] = by_kind([run["split"][split] for run in runs])
+    record["start"] = start_numbers(runs)
+    record["solved"] = {played: solved_digits(runs, played) for played in runs[0]["split"]}
+    if any("probe" in run for run in runs):
+        record["probe"] = [run.get("probe") for run in runs]
+    return record
+
+
 def by_demand(runs: Sequence[dict], split: str) -> dict[str, dict]:
     """Demand -> success, one number a seed, and the number of tasks."""
-    found = {}
-    for name in (split, "deeper"):
-        if name not in runs[0]["split"]:
+    rows = {}
+    for played in (split, "deeper"):
+        if played not in runs[0]["split"]:
             continue
-        for demand, row in runs[0]["split"][name].get("by_demand", {}).items():
-            success = [run["split"][name]["by_demand"][demand]["success"] for run in runs]
-            found[demand] = {"success": success, "n": row["n"]}
-    return found
+        for demand, row in runs[0]["split"][played].get("by_demand", {}).items():
+            success = [run["split"][played]["by_demand"][demand]["success"] for run in runs]
+            rows[demand] = {"success": success, "n": row["n"]}
+    return rows
 
 
 def by_kind(metrics: Sequence[Mapping]) -> dict[str, dict]:
     """Kind of the oracle's action -> how often it was met with the right one, one number a seed.
 
     Policies meet different states, so that n differs too; None for a kind that was not met.
+
+    >>> by_kind([{"by_kind": {"click": {"right": 0.5, "n": 8}}}, {"by_kind": {}}])
+    {'click': {'right': [0.5, None], 'n': [8, 0]}}
     """
-    kinds = {}  # in the place of an ordered set
-    for row in metrics:
-        kinds |= dict.fromkeys(row["by_kind"])
-    found = {}
-    for kind in kinds:
+    over_the_seeds = {}
+    for kind in each_once(row["by_kind"] for row in metrics):
         rows = [row["by_kind"].get(kind, {"right": None, "n": 0}) for row in metrics]
-        found[kind] = {"right": [row["right"] for row in rows], "n": [row["n"] for row in rows]}
-    return found
+        right = [row["right"] for row in rows]
+        over_the_seeds[kind] = {"right": right, "n": [row["n"] for row in rows]}
+    return over_the_seeds
 
 
 def start_numbers(runs: Sequence[dict]) -> dict:
@@ -97,12 +113,18 @@ def start_numbers(runs: Sequence[dict]) -> dict:
 
 
 def total(lessons: Mapping[str, Mapping], name: str) -> float:
-    """The reading lesson has no target tokens."""
+    # A lesson that lacks it took none: reading has no target tokens.
     return round(sum(lesson.get(name, 0) for lesson in lessons.values()), 1)
 
 
+def solved(runs: Sequence[dict], split: str) -> list[list[int]]:
+    """[seed][task], 0 or 1."""
+    return [run["split"][split]["solved"] for run in runs]
+
+
 def solved_digits(runs: Sequence[dict], split: str) -> list[str]:
-    return ["".join(str(digit) for digit in run["split"][split]["solved"]) for run in runs]
+    """A string a seed: "1101..."."""
+    return ["".join(map(str, digits)) for digits in solved(runs, split)]
 
 
 def total_minutes(study: Study, exams: Exams) -> float:
@@ -120,34 +142,47 @@ def total_minutes(study: Study, exams: Exams) -> float:
 
 def compare(one: Sequence[dict], other: Sequence[dict], split: str) -> dict:
     """The first minus the second on `split`, and for each demand: see `paired`."""
-    mine = [run["split"][split]["solved"] for run in one]
-    theirs = [run["split"][split]["solved"] for run in other]
-    pair = paired(mine, theirs)
+    pair = paired(solved(one, split), solved(other, split))
     parts = {}
-    for name in (split, "deeper"):
-        if name in one[0]["split"] and name in other[0]["split"]:
-            parts |= compare_by_demand(one, other, name)
+    for played in (split, "deeper"):
+        if played in one[0]["split"] and played in other[0]["split"]:
+            parts |= compare_by_demand(one, other, played)
     if parts:
         pair["by_demand"] = parts
     return pair
 
 
 def compare_by_demand(one: Sequence[dict], other: Sequence[dict], split: str) -> dict[str, dict]:
+    """Demand -> the first minus the second on the tasks that demand it."""
+    mine = solved(one, split)
+    theirs = solved(other, split)
     env = parse_config(one[0]["flags"]).env
-    n = len(one[0]["split"][split]["solved"])
-    demands = demands_of(env, split, n)
+    demands = demands_of(env, split, n=len(mine[0]))
     parts = {}
     for demand in sorted(set(demands)):
-        tasks = [i for i in range(n) if demands[i] == demand]
-        mine = [[run["split"][split]["solved"][i] for i in tasks] for run in one]
-        theirs = [[run["split"][split]["solved"][i] for i in tasks] for run in other]
-        parts[str(demand)] = paired(mine, theirs)
+        tasks = [task for task, demanded in enumerate(demands) if demanded == demand]
+        parts[str(demand)] = paired(only(tasks, mine), only(tasks, theirs))
     return parts
+
+
+def only(tasks: Sequence[int], seeds: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Some tasks of [seed][task].
+
+    >>> only([0, 2], [[1, 0, 1], [0, 0, 1]])
+    [[1, 1], [0, 1]]
+    """
+    picked = []
+    for digits in seeds:
+        picked.append([digits[task] for task in tasks])
+    return picked
 
 
 @cache
 def demands_of(env: str, split: str, n: int) -> tuple[int, ...]:
-    """What each task demands; empty for a world that does not say."""
+    """What each of the tasks 0..n-1 demands; empty for a world that does not say.
+
+    Remembered: to ask, each task has to be made.
+    """
     world = find_world(env)(split)
     demands = []
     for index in range(n):
@@ -171,12 +206,13 @@ def paired(mine: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> di
     """
     seeds = min(len(mine), len(theirs))
     difference = np.array(mine[:seeds]) - np.array(theirs[:seeds])  # [seeds, tasks]
-    mean, half = interval(difference.mean(axis=1).tolist())
-    over_seeds = None if math.isnan(half) else [mean - half, mean + half]
+    of_seeds = difference.mean(axis=1).tolist()
+    of_tasks = difference.mean(axis=0).tolist()
+    mean, half = over_seeds(of_seeds)
     return {
         "mean": mean,
-        "ci95": over_seeds,
-        "ci95_tasks": list(task_interval(tuple(difference.mean(axis=0).tolist()))),
+        "ci95": None if math.isnan(half) else [mean - half, mean + half],
+        "ci95_tasks": list(task_interval(tuple(of_tasks))),
         "seeds": seeds,
         "only_first": int((difference > 0).sum()),
         "only_second": int((difference < 0).sum()),
@@ -191,8 +227,8 @@ def task_interval(shares: tuple[float, ...]) -> tuple[float, float]:
 
 # ---- docs/dials.json -----------------------------------------------------------------------------
 
-# Names in docs/dials.json -> arms.
-DIAL_ARMS = ("tracer1", "reactive", "stage1", "stage2", "filler", "near")
+DIAL_ARMS = ("tracer1", "reactive", "stage1", "stage2", "filler", "near")  # of the map
+# Names in docs/dials.json -> arms of the study `teaching`.
 SETTINGS_ARMS = {
     "tracer1": "tracer1_forecasts",
     "reactive_forecasts": "reactive_forecasts",
@@ -205,51 +241,54 @@ SETTINGS_ARMS = {
 def dials(records: Mapping[str, dict]) -> dict:
     """Success of each seed by what a world demands, from the records of the studies that were run.
 
-    {"map": {depth: {arm: [..]}}, "horizon": {depth: {T: [..]}}, "memory": {share: {arm: [..]}},
-    "settings": {arm: [..]}, "commit", "commands", "minutes"}
+    {"map":      {"1": {"tracer1": [0.99, ...], "reactive": [0.97, ...], ...}, "2": ..., "5"},
+     "horizon":  {"1": {"1": [...], "2": [...], ...}, ..., "5"},     depth, then T
+     "memory":   {"0": {"tracer1": [...], "reactive": [...]}, "0.25": ..., "1"},
+     "settings": {"tracer1": [...], "reactive_next": [...], ...},
+     "commit": "abc, def", "commands": [...], "minutes": 612.0}
     """
-    found = {}
+    success = {}
     if "map" in records:
         arms = records["map"]["arms"]
-        found["map"] = of_demand(arms, {name: name for name in DIAL_ARMS})
-        found["horizon"] = of_demand(arms, {str(T): f"horizon_{T}" for T in HORIZONS})
+        success["map"] = success_by_demand(arms, {name: name for name in DIAL_ARMS})
+        success["horizon"] = success_by_demand(arms, {str(T): f"horizon_{T}" for T in HORIZONS})
     if "memory" in records:
-        found["memory"] = memory_dial(records["memory"])
+        success["memory"] = memory_dial(records["memory"])
     if "teaching" in records:
-        found["settings"] = success_of(records["teaching"], SETTINGS_ARMS)
-    asked = [records[name] for name in ("map", "memory", "teaching") if name in records]
-    made_by = {}  # in the place of an ordered set
-    for record in asked:
-        made_by |= dict.fromkeys(record["commit"].split(", "))
-    found["commit"] = ", ".join(made_by)
-    found["commands"] = [record["command"] for record in asked]
-    found["minutes"] = round(sum(record["minutes"] for record in asked), 1)
-    return found
+        success["settings"] = success_of(records["teaching"], SETTINGS_ARMS)
+    used = [records[name] for name in ("map", "memory", "teaching") if name in records]
+    return success | {
+        "commit": ", ".join(each_once(record["commit"].split(", ") for record in used)),
+        "commands": [record["command"] for record in used],
+        "minutes": round(sum(record["minutes"] for record in used), 1),
+    }
 
 
-def of_demand(arms: Mapping[str, dict], names: Mapping[str, str]) -> dict[str, dict]:
+def success_by_demand(arms: Mapping[str, dict], names: Mapping[str, str]) -> dict[str, dict]:
     """Demand -> name -> success of each seed; `names`: name -> arm."""
-    found = {}
+    success = {}
     for name, arm in names.items():
         if arm in arms:
             for demand, row in arms[arm]["by_demand"].items():
-                found.setdefault(demand, {})[name] = row["success"]
-    return dict(sorted(found.items()))
+                success.setdefault(demand, {})[name] = row["success"]
+    return dict(sorted(success.items()))
 
 
 def memory_dial(record: dict) -> dict[str, dict]:
-    found = {}
+    """Share of the tasks that need memory -> name -> success of each seed."""
+    by_share = {}
     for share in SHARES:
         names = {name: f"{name}_{share}" for name in ("tracer1", "reactive")}
         success = success_of(record, names)
         if success:
-            found[share] = success
-    return found
+            by_share[share] = success
+    return by_share
 
 
 def success_of(record: dict, names: Mapping[str, str]) -> dict[str, list[float]]:
-    found = {}
+    """Name -> success of each seed; `names`: name -> arm. Arms that were not run are left out."""
+    success = {}
     for name, arm in names.items():
         if arm in record["arms"]:
-            found[name] = record["arms"][arm]["split"][record["split"]]["success"]
-    return found
+            success[name] = record["arms"][arm]["split"][record["split"]]["success"]
+    return success

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from eval import TYPE_UNSAID
-from extras.ablation_shown import interval, plus_minus
+from extras.ablation_shown import each_once, plus_minus
+from extras.intervals import over_seeds
 from extras.study_arms import FORM_WORLDS, FORMS, HORIZONS, LESSONS, SHARES
 
 # ---- tables --------------------------------------------------------------------------------------
@@ -20,6 +21,11 @@ LEGEND = (
     "% of tasks, mean over the seeds +- half of its 95 % interval (Student's t).\n"
     "Differences in points: +- over the seeds, [95 % interval over the tasks]."
 )
+NOTHING = "-"  # in a cell whose arm, split or pair has not been run
+# What an arm took: tokens of an episode, tokens of all training, its warm start, its training.
+COSTS = ("tokens", "sampled", "start: batches", "s", "RL: min")
+
+Table = list[list[str]]  # rows of cells, the header first
 
 
 def study_table(name: str, record: dict) -> str:
@@ -36,30 +42,57 @@ def study_table(name: str, record: dict) -> str:
 
 
 def map_tables(record: dict) -> list[str]:
-    arms = record["arms"]
-    depths = demands_in(arms)
-    success = [["arm (seeds)", *(f"d = {depth}" for depth in depths), "wider", "flaky", *COSTS]]
-    for name, arm in arms.items():
+    depths = demands_in(record["arms"])
+    tables = (
+        success_by_depth(record, depths),
+        differences_by_depth(record, depths),
+        gains_kept(record, depths),
+        success_by_horizon(record, depths),
+    )
+    return [in_columns(rows) for rows in tables if len(rows) > 1]
+
+
+def depth_header(first: str, depths: Sequence[str]) -> list[str]:
+    return [first, *(f"d = {depth}" for depth in depths)]
+
+
+def success_by_depth(record: dict, depths: Sequence[str]) -> Table:
+    """A row an arm, with two splits that are not told by depth and with what the arm took."""
+    rows = [depth_header("arm (seeds)", depths) + ["wider", "flaky", *COSTS]]
+    for name, arm in record["arms"].items():
         row = [seeds_label(name, arm)]
         row += [percent(arm["by_demand"].get(depth)) for depth in depths]
         row += [percent(arm["split"].get(split)) for split in ("wider", "flaky")]
-        success.append(row + costs(arm))
-    pairs = [["difference", *(f"d = {depth}" for depth in depths)]]
+        rows.append(row + costs(arm))
+    return rows
+
+
+def differences_by_depth(record: dict, depths: Sequence[str]) -> Table:
+    rows = [depth_header("difference", depths)]
     for name, pair in record["pairs"].items():
-        parts = pair["by_demand"]
-        pairs.append([spaced(name), *(points(parts.get(depth)) for depth in depths)])
-    kept = [["kept of TraceR1's gain", *(f"d = {depth}" for depth in depths)]]
-    for arm in ("filler", "filler_words", "near"):
+        cells = [points(pair["by_demand"].get(depth)) for depth in depths]
+        rows.append([spaced(name), *cells])
+    return rows
+
+
+def gains_kept(record: dict, depths: Sequence[str]) -> Table:
+    """Of the arms that write as many lines as TraceR1 does."""
+    rows = [depth_header("kept of TraceR1's gain", depths)]
+    for arm in ("filler", "filler_free", "near"):
         if f"{arm}-reactive" in record["pairs"]:
             cells = [share_kept(arm, depth, record["pairs"]) for depth in depths]
-            kept.append([arm, *cells])
-    horizons = [["T", *(f"d = {depth}" for depth in depths)]]
+            rows.append([arm, *cells])
+    return rows
+
+
+def success_by_horizon(record: dict, depths: Sequence[str]) -> Table:
+    rows = [depth_header("T", depths)]
     for T in HORIZONS:
-        if f"horizon_{T}" in arms:
-            arm = arms[f"horizon_{T}"]
+        if f"horizon_{T}" in record["arms"]:
+            arm = record["arms"][f"horizon_{T}"]
             cells = [percent(arm["by_demand"].get(depth)) for depth in depths]
-            horizons.append([str(T), *cells])
-    return [in_columns(rows) for rows in (success, pairs, kept, horizons) if len(rows) > 1]
+            rows.append([str(T), *cells])
+    return rows
 
 
 def share_kept(arm: str, depth: str, pairs: Mapping[str, dict]) -> str:
@@ -75,26 +108,34 @@ def share_kept(arm: str, depth: str, pairs: Mapping[str, dict]) -> str:
 
 
 def memory_tables(record: dict) -> list[str]:
-    arms = record["arms"]
-    split = record["split"]
+    tables = (success_by_share(record), ceilings(record))
+    shown = [in_columns(rows) for rows in tables if len(rows) > 1]
+    return [*shown, kinds_table(record["arms"])]
+
+
+def success_by_share(record: dict) -> Table:
+    """A row for each share of tasks that need memory."""
     players = ("tracer1", "reactive", "taken_away", "warmup")
-    success = [["share", *players, "TraceR1 - reactive", "TraceR1 - taken away"]]
-    ceilings = [["share", "plan in the prompt", "first action right", "what was seen early, typed"]]
+    rows = [["share", *players, "TraceR1 - reactive", "TraceR1 - taken away"]]
     for share in SHARES:
-        row = [share]
-        for player in players:
-            arm = arms.get(f"{player}_{share}", {"split": {}})
-            row.append(percent(arm["split"].get(split)))
+        cells = [success_of(f"{player}_{share}", record) for player in players]
         for other in ("reactive", "taken_away"):
-            row.append(points(record["pairs"].get(f"tracer1_{share}-{other}_{share}")))
-        if set(row[1:]) != {NOTHING}:
-            success.append(row)
-        ceilings += ceiling_rows(share, arms.get(f"tracer1_{share}", {}).get("probe", []))
-    tables = [in_columns(rows) for rows in (success, ceilings) if len(rows) > 1]
-    return [*tables, kinds_table(arms)]
+            cells.append(gain_of(f"tracer1_{share}", f"{other}_{share}", record))
+        if any_run(cells):
+            rows.append([share, *cells])
+    return rows
 
 
-def ceiling_rows(share: str, probes: Sequence[dict]) -> list[list[str]]:
+def ceilings(record: dict) -> Table:
+    """What a plan in the prompt is worth: extras/ceiling.py."""
+    rows = [["share", "plan in the prompt", "first action right", "what was seen early, typed"]]
+    for share in SHARES:
+        arm = record["arms"].get(f"tracer1_{share}", {})
+        rows += ceiling_rows(share, arm.get("probe", []))
+    return rows
+
+
+def ceiling_rows(share: str, probes: Sequence[dict]) -> Table:
     """A row for each plan in the prompt; none where no task needs memory."""
     asked = [probe for probe in probes if probe]
     if not asked:
@@ -102,73 +143,91 @@ def ceiling_rows(share: str, probes: Sequence[dict]) -> list[list[str]]:
     rows = []
     for plan in ("none", "own", "oracle"):
         right = [probe[plan]["first_action"] for probe in asked]
-        typed = [probe[plan]["by_kind"].get(TYPE_UNSAID, {}).get("right") for probe in asked]
+        typed = []
+        for probe in asked:
+            of_kind = probe[plan]["by_kind"].get(TYPE_UNSAID, {"right": None})
+            typed.append(of_kind["right"])
         rows.append([share, plan, mean_percent(right), mean_percent(typed)])
     return rows
 
 
 def teaching_tables(record: dict) -> list[str]:
-    arms = record["arms"]
-    split = record["split"]
-    learners = ("warmup", "reactive", "tracer1")
-    success = [["warm start", *learners, "TraceR1 - reactive", "batches", "target tokens", "s"]]
-    for lessons in LESSONS:
-        row = [lessons]
-        for learner in learners:
-            arm = arms.get(f"{learner}_{lessons}", {"split": {}})
-            row.append(percent(arm["split"].get(split)))
-        row.append(points(record["pairs"].get(f"tracer1_{lessons}-reactive_{lessons}")))
-        start = arms.get(f"reactive_{lessons}", {}).get("start", {})
-        for name in ("batches", "target_tokens", "processor_seconds"):
-            row.append(mean_number(start.get(name)))
-        if set(row[1:]) != {NOTHING}:
-            success.append(row)
     pairs = [["difference", "points"]]
     for name, pair in record["pairs"].items():
         pairs.append([spaced(name), points(pair)])
-    return [in_columns(success), in_columns(pairs), kinds_table(arms)]
+    return [in_columns(success_by_start(record)), in_columns(pairs), kinds_table(record["arms"])]
+
+
+def success_by_start(record: dict) -> Table:
+    """A row for each kind of lessons that a warm start was taught with, and what these took."""
+    learners = ("warmup", "reactive", "tracer1")
+    rows = [["warm start", *learners, "TraceR1 - reactive", "batches", "target tokens", "s"]]
+    for lessons in LESSONS:
+        cells = [success_of(f"{learner}_{lessons}", record) for learner in learners]
+        cells.append(gain_of(f"tracer1_{lessons}", f"reactive_{lessons}", record))
+        start = record["arms"].get(f"reactive_{lessons}", {}).get("start", {})
+        for name in ("batches", "target_tokens", "processor_seconds"):
+            cells.append(mean_number(start.get(name)))
+        if any_run(cells):
+            rows.append([lessons, *cells])
+    return rows
+
+
+def forms_tables(record: dict) -> list[str]:
+    return [in_columns(success_by_form(record)), kinds_table(record["arms"])]
+
+
+def success_by_form(record: dict) -> Table:
+    """A row a form; of each world success, what it is over `near`, and tokens of an episode."""
+    header = ["form"]
+    for world in FORM_WORLDS:
+        header += [f"toy-{world}", "- near", "tokens"]
+    rows = [header]
+    for form in FORMS:
+        cells = []
+        for world in FORM_WORLDS:
+            name = f"{form}_{world}"
+            arm = record["arms"].get(name, {})
+            cells.append(success_of(name, record))
+            cells.append(gain_of(name, f"near_{world}", record))
+            cells.append(mean_number(arm.get("tokens_per_episode")))
+        if any_run(cells):
+            rows.append([form, *cells])
+    return rows
 
 
 def kinds_table(arms: Mapping[str, dict]) -> str:
     """First actions right by the kind of the oracle's, and of how many in all seeds."""
-    kinds = {}  # in the place of an ordered set
-    for arm in arms.values():
-        kinds |= dict.fromkeys(arm["by_kind"])
+    kinds = each_once(arm["by_kind"] for arm in arms.values())
     rows = [["first action right", *kinds]]
     for name, arm in arms.items():
         row = [seeds_label(name, arm)]
         for kind in kinds:
-            found = arm["by_kind"].get(kind, {"right": [], "n": [0]})
-            row.append(f"{mean_percent(found['right'])} of {sum(found['n'])}")
+            of_kind = arm["by_kind"].get(kind, {"right": [], "n": [0]})
+            row.append(f"{mean_percent(of_kind['right'])} of {sum(of_kind['n'])}")
         rows.append(row)
     return in_columns(rows)
 
 
-def forms_tables(record: dict) -> list[str]:
-    arms = record["arms"]
-    rows = [["form"]]
-    for world in FORM_WORLDS:
-        rows[0] += [f"toy-{world}", "- near", "tokens"]
-    for form in FORMS:
-        row = [form]
-        for world in FORM_WORLDS:
-            arm = arms.get(f"{form}_{world}", {"split": {}})
-            row.append(percent(arm["split"].get(record["split"])))
-            row.append(points(record["pairs"].get(f"{form}_{world}-near_{world}")))
-            row.append(mean_number(arm.get("tokens_per_episode")))
-        if set(row[1:]) != {NOTHING}:
-            rows.append(row)
-    return [in_columns(rows), kinds_table(arms)]
-
-
 # ---- cells ---------------------------------------------------------------------------------------
 
-NOTHING = "-"
-COSTS = ("tokens", "sampled", "start: batches", "s", "RL: min")
+
+def success_of(name: str, record: dict) -> str:
+    """Of an arm on the split that the study is about."""
+    arm = record["arms"].get(name, {"split": {}})
+    return percent(arm["split"].get(record["split"]))
+
+
+def gain_of(one: str, other: str, record: dict) -> str:
+    return points(record["pairs"].get(f"{one}-{other}"))
+
+
+def any_run(cells: Sequence[str]) -> bool:
+    return set(cells) != {NOTHING}
 
 
 def costs(arm: dict) -> list[str]:
-    """Tokens of an episode and of all training, and what start and training took."""
+    """The cells of COSTS."""
     return [
         mean_number(arm["tokens_per_episode"]),
         mean_number(arm["sampled_tokens"]),
@@ -179,10 +238,7 @@ def costs(arm: dict) -> list[str]:
 
 
 def demands_in(arms: Mapping[str, dict]) -> list[str]:
-    demands = {}  # in the place of an ordered set
-    for arm in arms.values():
-        demands |= dict.fromkeys(arm["by_demand"])
-    return sorted(demands)
+    return sorted(each_once(arm["by_demand"] for arm in arms.values()))
 
 
 def seeds_label(name: str, arm: dict) -> str:
@@ -194,20 +250,29 @@ def spaced(pair: str) -> str:
 
 
 def percent(row: Mapping | None) -> str:
-    """ "55.0 +- 4.2" of a row with the success of each seed."""
+    """The mean of the seeds with its interval, in per cent; one seed has no interval.
+
+    >>> percent({"success": [0.50, 0.54, 0.55, 0.57, 0.59]}), percent({"success": [0.5]})
+    ('55.0 +- 4.2', '50.0')
+    """
     if row is None:
         return NOTHING
-    mean, half = interval(row["success"])
+    mean, half = over_seeds(row["success"])
     return plus_minus(f"{100 * mean:.1f}", 100 * half).strip()
 
 
 def points(pair: Mapping | None) -> str:
-    """ "+12.3 +- 4.5 [8 to 16]": the difference, over the seeds, over the tasks."""
+    """A difference (extras/dials.paired) in points, its interval over seeds and that over tasks.
+
+    >>> points({"mean": 0.123, "ci95": [0.1, 0.146], "ci95_tasks": [0.08, 0.16]})
+    '+12.3 +- 2.3 [8 to 16]'
+    """
     if pair is None:
         return NOTHING
     half = math.nan
     if pair["ci95"] is not None:
-        half = 50 * (pair["ci95"][1] - pair["ci95"][0])
+        low, high = pair["ci95"]
+        half = 50 * (high - low)  # of the whole width, in points
     low, high = pair["ci95_tasks"]
     over_seeds = plus_minus(f"{100 * pair['mean']:+.1f}", half).strip()
     return f"{over_seeds} [{100 * low:.0f} to {100 * high:.0f}]"
@@ -271,9 +336,10 @@ def draw_dials(records: Mapping[str, dict], older: dict, path: Path) -> None:
 
     figure = Figure((14, 4.6), layout="constrained")
     on_map, on_memory, on_settings = figure.subplots(1, 3, sharey=True, width_ratios=(1.2, 1, 1))
-    draw_map_dial(on_map, records.get("map", {}).get("pairs", {}))
-    draw_memory_dial(on_memory, records.get("memory", {}).get("pairs", {}))
-    draw_settings(on_settings, records.get("teaching", {}).get("pairs", {}), older)
+    pairs = {study: record["pairs"] for study, record in records.items()}
+    draw_map_dial(on_map, pairs.get("map", {}))
+    draw_memory_dial(on_memory, pairs.get("memory", {}))
+    draw_settings(on_settings, pairs.get("teaching", {}), older)
     for axis in (on_map, on_memory, on_settings):
         axis.axhline(0, color="black", linewidth=0.8)
         axis.grid(axis="y", alpha=0.3)
@@ -291,19 +357,21 @@ def draw_map_dial(axis, pairs: Mapping[str, dict]) -> None:
 
 
 def draw_memory_dial(axis, pairs: Mapping[str, dict]) -> None:
-    carried = {}
-    taken = {}
-    for share in SHARES:
-        x = float(share)
-        if f"tracer1_{share}-reactive_{share}" in pairs:
-            carried[x] = pairs[f"tracer1_{share}-reactive_{share}"]
-        if f"taken_away_{share}-reactive_{share}" in pairs:
-            taken[x] = pairs[f"taken_away_{share}-reactive_{share}"]
-    draw_gains(axis, carried, "TraceR1, its plan carried along", "tab:green")
-    draw_gains(axis, taken, "the same policy, plan taken away", "tab:red")
+    draw_gains(axis, by_share("tracer1", pairs), "TraceR1, its plan carried along", "tab:green")
+    draw_gains(axis, by_share("taken_away", pairs), "the same policy, plan taken away", "tab:red")
     ticks = [float(share) for share in SHARES]
     axis.set(title="settings: seen early, needed late", xlabel="share of tasks", xticks=ticks)
     add_legend(axis)
+
+
+def by_share(player: str, pairs: Mapping[str, dict]) -> dict[float, dict]:
+    """Share of tasks that need memory -> what this player has over the reactive agent."""
+    gains = {}
+    for share in SHARES:
+        name = f"{player}_{share}-reactive_{share}"
+        if name in pairs:
+            gains[float(share)] = pairs[name]
+    return gains
 
 
 def draw_settings(axis, pairs: Mapping[str, dict], older: dict) -> None:
@@ -311,7 +379,8 @@ def draw_settings(axis, pairs: Mapping[str, dict], older: dict) -> None:
     labels = ["forecasts\n(older table)"]
     null = older.get("pairs", {}).get("tracer1-reactive_grounded")
     if null is not None:
-        draw_gains(axis, {0: null | {"seeds": len(older["seeds"])}}, "", "black")
+        seeds = len(older["seeds"])
+        draw_gains(axis, {0: null | {"seeds": seeds}}, "", "black")
     for lessons, label in STARTS.items():
         pair = pairs.get(f"tracer1_forecasts-reactive_{lessons}")
         if pair is not None:
@@ -328,7 +397,7 @@ def draw_gains(axis, pairs: Mapping[float, dict], name: str, colour: str) -> Non
         return
     means = np.array([100 * pair["mean"] for pair in pairs.values()])
     ends = np.array([interval_drawn(pair) for pair in pairs.values()]) * 100  # [n, 2]
-    bars = np.abs(ends.T - means)
+    bars = np.abs(ends.T - means)  # [2, n], how far they are from the mean, as matplotlib wants it
     places = list(pairs)
     axis.errorbar(places, means, bars, marker="o", capsize=3, label=name, color=colour)
 

@@ -24,6 +24,7 @@ from agent import SYSTEM, build_prompt, format_forecast
 from benchmarks.training import parse_data, recorded_examples
 from envs import Example, demonstration, die
 from extras.reward_functions import is_served, png, to_columns
+from extras.vlm_tool_agent import OCR
 from extras.worlds import WORLDS, find_world, world_or_die
 from train import Config, check_choice
 
@@ -133,7 +134,7 @@ def trl_row(drawn: Drawn, index: int, args: argparse.Namespace) -> dict:
 
 
 def verl_row(drawn: Drawn, index: int, args: argparse.Namespace) -> dict:
-    """A reward function of verl sees no `images`: for a VLM the picture is in `extra_info` too."""
+    """A reward function of verl sees no `images`: for a tool agent they are in `extra_info` too."""
     chat = build_prompt(drawn.example.observation, args.horizon)
     picture = png(drawn.example.observation.screenshot())
     messages = []
@@ -156,7 +157,7 @@ def verl_row(drawn: Drawn, index: int, args: argparse.Namespace) -> dict:
 def easyr1_row(drawn: Drawn, index: int, args: argparse.Namespace) -> dict:
     """EasyR1 makes one message of the user out of `prompt`: what the system says stands before.
 
-    A reward function sees `answer` alone: for a VLM the picture is in it too.
+    A reward function sees `answer` alone: where the tool agent looks, the picture is in it.
     """
     _system, user = build_prompt(drawn.example.observation, args.horizon)
     picture = png(drawn.example.observation.screenshot())
@@ -325,9 +326,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--tool_agent",
         default="",
-        help="the frozen tool agent of stage 2: a VLM by name or path (only with trl), or "
-        "http://HOST:PORT/v1#NAME behind a server; default: the toy's own, or the words and boxes "
-        "of recorded data",
+        help="the frozen tool agent of stage 2: a VLM by name or path (only with trl), "
+        "http://HOST:PORT/v1#NAME behind a server, or ocr, which reads the screenshot; default: "
+        "the toy's own, or the words and boxes of recorded data",
     )
     return parser.parse_args(argv)
 
@@ -374,7 +375,8 @@ def check_tool_agent(args: argparse.Namespace) -> None:
         die("--tool_agent base: the policy is the engine's; name the model")
     if args.env == "toy-tools":
         die("--tool_agent: the tools of toy-tools are its own, a VLM cannot stand in for them")
-    if args.layout != "trl" and not is_served(args.tool_agent):
+    runs_anywhere = args.tool_agent == OCR or is_served(args.tool_agent)
+    if args.layout != "trl" and not runs_anywhere:
         die(
             f"--tool_agent {args.tool_agent}: with --layout {args.layout} it must stand behind a "
             "server, http://HOST:PORT/v1#NAME (docs/cluster.md)"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from envs import Action, Observation, die
+from rewards import similarity
 
 # ---- answers: the reference, and controls that tell why it teaches -------------------------------
 
@@ -55,6 +56,14 @@ def fill(reference: Sequence[Action], fillers: Sequence[Action]) -> tuple[Action
         filler = fillers[i % len(fillers)]
         filled.append(Action(filler.kind, filler.text))
     return tuple(filled)
+
+
+def is_filler(forecast: Sequence[Action], reference: Sequence[Action]) -> bool:
+    """Whether a forecast is as long as the reference at least, and says nothing of the way: each
+    step but the first is the last one of the reference, as a start with `goal` was taught."""
+    if len(forecast) < len(reference):
+        return False
+    return all(similarity(step, reference[-1]) == 1.0 for step in forecast[1:])
 
 
 def draw_stranger(lesson: Lesson, lessons: Sequence[Lesson], rng: random.Random) -> Lesson:

@@ -1,7 +1,8 @@
 """A frozen tool agent that reads: the words of a step -> where they stand on the screenshot.
 
-Called by extras/vlm_tool_agent.py for --tool_agent ocr and by benchmarks/toolbox.py for its OCR
-tool. It needs rapidocr and onnxruntime; their weights come with the package.
+Called by extras/vlm_tool_agent.py for --tool_agent ocr, by benchmarks/toolbox.py for its OCR tool
+and by extras/ocr_check.py, which measures it. It needs rapidocr and onnxruntime; their weights come
+with the package.
 It knows nothing that has no words on it, neither learns nor executes, and uses no network.
 """
 
@@ -147,7 +148,7 @@ def recognise(engine: Callable, picture: Image.Image) -> Reading:
         return ()
     lines = []
     for text, characters in zip(result.txts, result.word_results, strict=True):
-        boxes = [upright(corners, picture.size) for _character, _score, corners in characters]
+        boxes = [to_box(corners, picture.size) for _character, _score, corners in characters]
         lines.append(make_line(text, boxes))
     return tuple(lines)
 
@@ -164,7 +165,7 @@ def fill_up(pixels: np.ndarray) -> np.ndarray:
     return np.pad(pixels, ((0, below), (0, beside), (0, 0)), mode="edge")
 
 
-def upright(corners: Sequence[Sequence[float]], size: tuple[int, int]) -> Box:
+def to_box(corners: Sequence[Sequence[float]], size: tuple[int, int]) -> Box:
     """The box around corners in px, as shares of the picture."""
     width, height = size
     xs = [share_of(x, width) for x, _y in corners]
@@ -231,8 +232,8 @@ def find_words(text: str, reading: Reading) -> Point | None:
 def names_in(text: str) -> list[tuple[str, ...]]:
     """What a step's text may call the element: its words, with more and more fillers left out.
 
-    >>> names_in("the Log in button")[:3]
-    [('the', 'log', 'in', 'button'), ('the', 'log', 'in'), ('log', 'in', 'button')]
+    >>> names_in("the Save button")
+    [('the', 'save', 'button'), ('save',), ('the', 'save'), ('save', 'button')]
     """
     words = words_of(text)
     names = [tuple(words), tuple(naming_words(text))]
@@ -243,8 +244,7 @@ def names_in(text: str) -> list[tuple[str, ...]]:
                 part = words[first:last]
                 if needed <= set(part):
                     names.append(tuple(part))
-    unique = dict.fromkeys(names)
-    return [name for name in sorted(unique, key=len, reverse=True) if name]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def matches_in(line: Line, name: tuple[str, ...]) -> Iterator[Match]:

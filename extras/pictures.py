@@ -302,8 +302,13 @@ STAGE_TITLES = {
     "stage1": "stage 1: R of whole forecasts",
     "stage2": "stage 2: first step as executed",
 }
-PHASES = ("random", "warmup", "stage1", "stage2", "oracle")
-COLOURS = {"warmup": "tab:orange", "stage1": "tab:blue", "stage2": "tab:green"}
+PHASES = ("random", "reactive", "warmup", "stage1", "stage2", "oracle")
+COLOURS = {
+    "reactive": "tab:purple",
+    "warmup": "tab:orange",
+    "stage1": "tab:blue",
+    "stage2": "tab:green",
+}
 
 
 def draw_curves(metrics: Sequence[dict], results: dict, split: str, path: str | Path) -> None:

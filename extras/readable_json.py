@@ -7,12 +7,14 @@ It writes no file: that is extras/run_folder.write.
 import json
 import re
 
-# A line break cannot stand inside a string of JSON: only lists are met.
+# Numbers between brackets over several lines. In a string of JSON a line break is written as \n, so
+# that only lists are met.
 NUMBERS_OVER_LINES = re.compile(r"\[\n([-+.\deE,\s]+)\]")
 
 
 def readable_json(value: object) -> str:
-    """
+    """The text of a value that json.dumps takes, with an indent of one.
+
     >>> print(readable_json({"n": 3, "solved": [1, 0, 1]}))
     {
      "n": 3,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from agent import Planner, Play, Policy
-from eval import evaluate_planner, evaluate_policy
+from eval import evaluate_planner, evaluate_policy, parts_table
 from extras import torchrun
-from extras.pictures import draw_curves, draw_episode
+from extras.pictures import PHASES, draw_curves, draw_episode
 from extras.run_folder import RunFolder
 
 
@@ -30,6 +30,15 @@ def announce(run: RunFolder) -> None:
         f"{run.config['updates_per_batch']} optimiser step(s) on each batch; "
         f"T = {run.config['horizon']}, K = {run.config['history']}, seed {run.config['seed']}"
         f"{thinking}",
+        flush=True,
+    )
+
+
+@torchrun.first_only
+def announce_control(run: RunFolder) -> None:
+    print(
+        "the control: an agent that does not look ahead (T = 1), trained with as many updates; "
+        f"{run.path / 'reactive'}",
         flush=True,
     )
 
@@ -81,6 +90,24 @@ def last_success(run: RunFolder) -> str:
     if not results:
         return "-"
     return f"{results[-1]['success']:.1%}"
+
+
+@torchrun.first_only
+def take_over(run: RunFolder, control: RunFolder) -> None:
+    """What the trained control did in its exam stands beside the phases of the run."""
+    split = run.config["eval_split"]
+    run.results[split]["reactive"] = control.results[split]["stage2"]
+    run.write_results()
+
+
+@torchrun.first_only
+def tell_by_demand(run: RunFolder) -> None:
+    """Success by what the tasks demand, in worlds that say so: a line for each who was examined."""
+    results = run.results[run.config["eval_split"]]
+    results = {phase: results[phase] for phase in PHASES if phase in results}
+    if all("by_demand" in metrics for metrics in results.values()):
+        print("success by what a task demands (on the toy map, the look-ups of its first click):")
+        print(parts_table(results, "by_demand", "success"))
 
 
 @torchrun.first_only

@@ -28,10 +28,10 @@ from envs import Action, Example, Observation, ToolAgent, demonstration, own_too
 from extras.vlm_tool_agent import (
     ANSWER_TOKENS,
     lacks_point,
-    load_frozen,
+    load_tool_agent,
     parse_point,
     question_for,
-    vlm_tool_agent,
+    steps_to_find,
     with_point,
 )
 from extras.worlds import find_world
@@ -92,8 +92,8 @@ def actions_of(column: Sequence[dict]) -> tuple[Action, ...]:
 def example_of(row: dict, screenshot: Callable[[], Image.Image] | None = None) -> Example:
     """The example of a row, as far as rewards and tool agents look at it.
 
-    `screenshot` opens the picture, for a VLM as the tool agent. The instruction and the history are
-    in the prompt only.
+    `screenshot` opens the picture, for a tool agent that looks at it. The instruction and the
+    history are in the prompt only.
     """
     elements = []
     for element in row["elements"]:
@@ -167,7 +167,7 @@ def forecast_terms(answer: str, row: dict, **weights: float) -> dict[str, float]
 def first_step_rewards(answers: Sequence[str], rows: Sequence[dict]) -> list[float]:
     """Stage 2: what the frozen tool agent makes of each answer's first step, as in train.py.
 
-    A row whose tool agent is a VLM has `screenshot`, see open_screenshot.
+    A row whose tool agent is a VLM or reads has `screenshot`, see open_screenshot.
     """
     examples = examples_of(rows)
     first_steps = {}  # number of an answer -> its first step; an unreadable answer has none
@@ -221,14 +221,15 @@ def find_tool_agent(name: str) -> ToolAgent:
     """The tool agent of a row.
 
     Empty: the example's own. URL#NAME: a model behind a server, for engines on Ray, whose reward
-    processes have no GPU and whose transformers is too old for extras/loading.py. Else a VLM by
-    name or path, which is loaded once in each process that asks for rewards.
+    processes have no GPU and whose transformers is too old for extras/loading.py. Else what
+    --tool_agent names: "ocr", or a VLM by name or path; it is loaded once in each process that asks
+    for rewards.
     """
     if not name:
         return own_tool_agent
     if is_served(name):
         return served_tool_agent(name)
-    return vlm_tool_agent(load_frozen(name, 0))
+    return load_tool_agent(name, policy=None)
 
 
 def is_served(name: str) -> bool:
@@ -254,12 +255,19 @@ def served_tool_agent(address: str) -> ToolAgent:
 
 
 def find_point(url: str, model: str, action: Action, example: Example) -> Action | None:
-    """The action with the point that the server's model names; None where it names none."""
+    """The action with the point that the server's model names; None where it names none.
+
+    Of a drag it is asked for both ends.
+    """
     if not lacks_point(action):
         return action
-    question = question_for(model).format(plain(str(action)))
-    answer = ask_server(url, model, question, example.observation.screenshot())
-    return with_point(action, parse_point(answer, (1000.0, 1000.0)))
+    picture = example.observation.screenshot()
+    points = []
+    for step in steps_to_find(action):
+        question = question_for(model).format(plain(step))
+        answer = ask_server(url, model, question, picture)
+        points.append(parse_point(answer, (1000.0, 1000.0)))
+    return with_point(action, *points)
 
 
 def ask_server(url: str, model: str, question: str, picture: Image.Image) -> str:

@@ -131,6 +131,7 @@ FREE_TO_CHANGE = (
     "resume",
     "output_dir",
     "threads",
+    "control",  # a run of its own, beside this one
     "micro_batch",
     "save_every",
     "gradient_checkpointing",

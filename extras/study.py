@@ -13,6 +13,9 @@ runs, and once a whole study is finished also into docs/:
 
     STUDY.json   all its numbers, over the seeds and task by task; STUDY.txt its tables
     dials.json   success of each seed by what the world demands; dials.png the gains
+
+STUDY is map, memory, teaching or forms; with --split dev it is map-dev, and so on. The runs of a
+study lie in a folder of its name, as those of extras/ablation.py do; the warm starts are shared.
 """
 
 import argparse
@@ -25,8 +28,8 @@ from envs import die
 from extras.ablation import (
     ROOT,
     Settings,
-    arms_named,
     check_counts,
+    choose_arms,
     names_of,
     run_all,
     runs_or_die,
@@ -40,8 +43,8 @@ from extras.worlds import find_world
 from train import parse_config
 
 DOCS = Path("docs")
-OLDER_TABLE = ROOT / "docs" / "ablation.json"
-QUICK_LIMIT = 400
+ABLATION = ROOT / "docs" / "ablation.json"  # its null is drawn beside the dials
+QUICK_LIMIT = 400  # tasks of a split, with --quick
 
 
 @memory_or_die()
@@ -50,36 +53,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.study not in STUDIES:
         die(f"study {args.study}: choose one of {', '.join(STUDIES)}")
     study = STUDIES[args.study]
-    arms = choose_arms(args, study)
+    arms = choose_arms(args, study.arms, study.quick_arms)
     settings = make_settings(args, study)
     folder = settings.root.parent
-    name = f"{args.study}-{args.split}" if args.split else args.study
-    split = args.split or study.split
+    name = args.study
+    split = study.split
+    if args.split:
+        name = f"{args.study}-{args.split}"
+        split = args.split
     record = None
     with runs_or_die():
         for exams in run_all(arms, settings):
-            if exams:
-                record = study_record(study, exams, split, command_of(args))
-                keep(name, record, folder)
-                write(folder / f"{name}.txt", study_table(args.study, record))
+            if not exams:
+                continue  # nothing was run by an earlier call
+            record = study_record(study, exams, split, command_of(args))
+            write_record(record, name, folder)
+            write(folder / f"{name}.txt", study_table(args.study, record))
         if is_whole(args, study):
-            keep(name, record, DOCS)
+            write_record(record, name, DOCS)
         print(study_table(args.study, record))
         print(f"numbers, tables and picture: {folder}; all numbers: {folder / name}.json")
 
 
-def keep(name: str, record: dict, folder: Path) -> None:
-    """Write a study's record, and the dials of all studies whose records stand in the folder."""
+def write_record(record: dict, name: str, folder: Path) -> None:
+    """Write NAME.json, and the dials of all studies whose records stand in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / f"{name}.json", readable_json(record))
     records = {}
     for study in STUDIES:
         file = folder / f"{study}.json"
         if file.exists():
-            records[study] = parse_json(file.read_text(), str(file))
-    older = parse_json(OLDER_TABLE.read_text(), str(OLDER_TABLE))
+            records[study] = read_json(file)
     write(folder / "dials.json", readable_json(dials(records)))
-    draw_dials(records, older, folder / "dials.png")
+    draw_dials(records, read_json(ABLATION), folder / "dials.png")
+
+
+def read_json(file: Path) -> dict:
+    return parse_json(file.read_text(), str(file))
 
 
 # ---- command line --------------------------------------------------------------------------------
@@ -117,7 +127,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     how.add_argument(
         "--output_dir", default="runs/study", help="where runs, records and tables are kept"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.seeds = 1
+    return args
 
 
 def command_of(args: argparse.Namespace) -> str:
@@ -132,19 +145,8 @@ def command_of(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def choose_arms(args: argparse.Namespace, study: Study) -> Sequence[str]:
-    named = arms_named(args, study.arms)
-    if named:
-        return named
-    if args.quick:
-        return study.quick_arms
-    return tuple(study.arms)
-
-
 def make_settings(args: argparse.Namespace, study: Study) -> Settings:
     """The settings of the command line; what cannot work ends with one line and exit code 2."""
-    if args.quick:
-        args.seeds = 1
     check_counts(args)
     limit = tasks_asked(args, study)
     own = args.flags.split()
@@ -152,7 +154,7 @@ def make_settings(args: argparse.Namespace, study: Study) -> Settings:
     quick = study.quick_flags if args.quick else ""
     flags = [*study.flags.split(), *quick.split(), *own]
     config = parse_config(flags)
-    check_split(args.split, study)
+    check_split(args.split, study, flags)
     folder = Path(f"{args.output_dir}-quick" if args.quick else args.output_dir)
     return Settings(
         root=folder / args.study,
@@ -170,7 +172,7 @@ def make_settings(args: argparse.Namespace, study: Study) -> Settings:
 
 
 def tasks_asked(args: argparse.Namespace, study: Study) -> int:
-    """Of each split; some have fewer in all."""
+    """Of each split; of some a study plays fewer (Study.limits)."""
     if args.limit is not None:
         return args.limit
     if args.quick:
@@ -179,23 +181,26 @@ def tasks_asked(args: argparse.Namespace, study: Study) -> int:
 
 
 def refuse_flags(flags: Sequence[str], study: Study) -> None:
-    """What every arm sets itself would have no effect."""
+    """A flag that every arm sets itself would have no effect: an arm has the last word."""
     for name in sorted(names_of(flags)):
         if all(name in arm.flags.split() for arm in study.arms.values()):
             die(f"--flags: {name} is what the arms of this study set themselves")
 
 
-def check_split(split: str, study: Study) -> None:
+def check_split(split: str, study: Study, flags: Sequence[str]) -> None:
     first = next(iter(study.arms.values()))
-    config = parse_config(first.flags.format(all=1).split())
+    own = first.flags.format(all=1).split()  # a number of updates: any will do
+    config = parse_config([*flags, *own])
     splits = find_world(config.env).splits
     if split and split not in splits:
         die(f"--split {split}: choose one of {', '.join(splits)}")
 
 
 def is_whole(args: argparse.Namespace, study: Study) -> bool:
-    changed = args.quick or args.arms or args.flags or args.split
-    return not changed and args.seeds >= 5 and tasks_asked(args, study) >= study.limit
+    """Whether all of the study is done as it is meant: then its record goes into docs/."""
+    if args.quick or args.arms or args.flags or args.split:
+        return False
+    return args.seeds >= 5 and tasks_asked(args, study) >= study.limit
 
 
 if __name__ == "__main__":

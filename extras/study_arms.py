@@ -2,10 +2,17 @@
 
 Called by extras/study.py, which runs them, and by extras/dials.py, which says what they gave.
 An arm is flags of train.py and a way to play (extras/ablation.Arm); nothing is run here.
+
+    map       tracer1, reactive, filler, ...: all play tasks of depth 1 to 5
+    memory    {tracer1, reactive, taken_away, warmup} x {0, 0.25, 0.5, 0.75, 1}, a world a share
+    teaching  {tracer1, reactive, warmup} x {forecasts, next, ...}, a warm start for each
+    forms     {near, far, thought, ...} x {gui, map}
+
+Names and flags of arms stand in finished runs: where one changes, runs are made anew.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from extras.ablation import Arm
 from extras.ceiling import ceiling
@@ -16,15 +23,19 @@ class Study:
     """Arms that answer one question. Those that say most stand first, and are run first."""
 
     asks: str
-    flags: str  # of train.py, for every arm; the command line has the last word
     arms: Mapping[str, Arm]
-    pairs: tuple[tuple[str, str], ...]  # the first minus the second
+    pairs: tuple[tuple[str, str], ...]  # of arms: what the first has over the second
     limit: int  # tasks of a split
-    limits: Mapping[str, int]  # of the splits that have fewer
     quick_arms: tuple[str, ...]
     quick_flags: str
+    flags: str = ""  # of train.py, for every arm; the command line has the last word
+    limits: Mapping[str, int] = field(default_factory=dict)  # of the splits that have fewer tasks
     split: str = "test"  # the one that the comparison is about
 
+
+# For --quick: long enough to show which way a difference goes.
+SHORT_ON_GUI = "--warmup_steps 600 --stage1_updates 60 --stage2_updates 40"
+SHORT_ON_MAP = "--stage1_updates 180 --stage2_updates 120"
 
 # The reward of stage 2 alone, with the updates of both stages.
 GROUNDED = "--stages warmup,stage2 --stage2_updates {all}"
@@ -37,48 +48,68 @@ MAP_RECIPE = "--reading_steps 600 --warmup_steps 400 --train_tasks 20000 --demo_
 MAP = "--env toy-map"
 # A plan pays where it is written before the action that is executed.
 PLAN = f"{MAP} --order far"
-FEW = ("test", "deeper")
+FILLER = f"{PLAN} --warmup_lessons goal"
+FEW = ("test", "deeper")  # splits
 HORIZONS = (1, 2, 3, 4, 5, 6)
-# The reactive agent's start is asked for one action only, and taught to look up silently, so many
-# entries deep. It imitates nothing after that: with tasks of all depths among its lessons it
-# unlearns d = 1 (on dev, seed 0, 300 updates: 53 % of them solved, without imitation 89 %).
-SILENT = f"{MAP} --warmup_steps 0 --warmup_horizon 1 --horizon 1 --silent_hops"
 # Sampled tokens of an update of TraceR1 over those of a reactive agent: 965 over 384, rounded up.
 # The records say how many tokens each arm had.
 PLAN_TOKENS = 2.6
 
+
+def reactive(hops: int) -> str:
+    """Flags of an agent that writes no plan, from a start that was taught to look up silently.
+
+    `hops`: so many look-ups, one after the other: what it needs for depth `hops`. Its start is
+    asked for one action only and imitates nothing after that: among tasks of all depths it would
+    unlearn d = 1 (docs/experiments.md).
+    """
+    start = f"--warmup_steps 0 --warmup_horizon 1 --horizon 1 --silent_hops {hops}"
+    return f"{MAP} {start} {GROUNDED}"
+
+
 MAP_ARMS = {
+    # TraceR1, the agent that it is held against, and the start of each.
     "warmup": Arm(f"{PLAN} --stages warmup", adapter=None),
     "tracer1": Arm(PLAN),
-    # It was given what it needs for d = 1.
-    "reactive": Arm(f"{SILENT} 1 {GROUNDED}"),
-    "reactive_start": Arm(f"{SILENT} 1 {GROUNDED}", adapter=None),
-    # As many lines as a plan has, but nothing about the way stands in them.
-    "filler": Arm(f"{PLAN} --warmup_lessons goal {GROUNDED}", splits=FEW),
+    "reactive": Arm(reactive(hops=1)),
+    "reactive_start": Arm(reactive(hops=1), adapter=None),
+    # As many lines as a plan has, but they say the goal over and over.
+    "filler": Arm(f"{FILLER} --keep_filler {GROUNDED}", splits=FEW),
+    "filler_start": Arm(f"{FILLER} --keep_filler {GROUNDED}", adapter=None, splits=FEW),
+    # A plan that is written after the action that is executed.
     "near": Arm(f"{MAP} --order near", splits=FEW),
+    # One stage in the place of two.
     "stage1": Arm(f"{PLAN} --stages warmup,stage1 --stage1_updates {{all}}"),
     "stage2": Arm(f"{PLAN} {GROUNDED}"),
+    # Shorter and longer plans, played with every depth.
     "horizon_3": Arm(f"{PLAN} --horizon 3", splits=FEW),
     "horizon_2": Arm(f"{PLAN} --horizon 2", splits=FEW),
     "horizon_4": Arm(f"{PLAN} --horizon 4", splits=FEW),
     "horizon_6": Arm(f"{PLAN} --horizon 6", splits=FEW),
     "horizon_1": Arm(f"{PLAN} --horizon 1", splits=FEW),
     "horizon_5": Arm(PLAN, splits=FEW),  # TraceR1 itself
+    # Other reactive agents: from TraceR1's start, which was taught nothing silently; with as many
+    # sampled tokens as TraceR1; given what depth 2 and depth 3 need.
     "reactive_plain": Arm(f"{PLAN} --horizon 1 {GROUNDED}", splits=FEW),
-    "reactive_tokens": Arm(f"{SILENT} 1 {GROUNDED}", updates_times=PLAN_TOKENS, splits=FEW),
-    # Given what it needs for d = 2, and for d = 3.
-    "silent_2": Arm(f"{SILENT} 2 {GROUNDED}", splits=FEW),
-    "silent_3": Arm(f"{SILENT} 3 {GROUNDED}", splits=FEW),
-    "filler_words": Arm(f"{PLAN} --warmup_lessons stranger {GROUNDED}", splits=FEW),
+    "reactive_tokens": Arm(reactive(hops=1), updates_times=PLAN_TOKENS, splits=FEW),
+    "silent_2": Arm(reactive(hops=2), splits=FEW),
+    "silent_3": Arm(reactive(hops=3), splits=FEW),
+    # The same start without the ban: RL may make plans of the fillers.
+    "filler_free": Arm(f"{FILLER} {GROUNDED}", splits=FEW),
+    # A start whose fillers are another task's words.
+    "filler_words": Arm(
+        f"{PLAN} --warmup_lessons stranger --stages warmup", adapter=None, splits=FEW
+    ),
     "near_start": Arm(f"{MAP} --order near", adapter=None, splits=FEW),
 }
 
 
 def map_pairs() -> tuple[tuple[str, str], ...]:
     """What each arm has over the reactive agent, and TraceR1 over each of its parts."""
-    gains = ("tracer1", "warmup", "stage1", "stage2", "near", "filler", "filler_words")
-    reactive = ("reactive_start", "reactive_plain", "reactive_tokens", "silent_2", "silent_3")
-    pairs = [(arm, "reactive") for arm in (*gains, *reactive)]
+    fillers = ("filler", "filler_start", "filler_words", "filler_free")
+    write = ("tracer1", "warmup", "stage1", "stage2", "near", *fillers)
+    write_no_plan = ("reactive_start", "reactive_plain", "reactive_tokens", "silent_2", "silent_3")
+    pairs = [(arm, "reactive") for arm in (*write, *write_no_plan)]
     pairs += [("tracer1", part) for part in ("warmup", "stage1", "stage2", "near", "filler")]
     return tuple(pairs)
 
@@ -91,29 +122,33 @@ MAP_STUDY = Study(
     limit=800,  # 200 of each depth
     limits={"deeper": 200, "wider": 400, "flaky": 400},
     quick_arms=("warmup", "tracer1", "reactive"),
-    quick_flags="--stage1_updates 180 --stage2_updates 120",
+    quick_flags=SHORT_ON_MAP,
 )
 
 
 # ---- the memory dial: what was foreseen stands in the next prompt --------------------------------
 
+# Of tasks in which something seen early is needed late.
 SHARES = ("0", "0.25", "0.5", "0.75", "1")
-SHARES_FIRST = ("1", "0", "0.5", "0.25", "0.75")  # the ends say most
+SHARES_AS_RUN = ("1", "0", "0.5", "0.25", "0.75")  # the ends say most
 
 
 def memory_arms() -> dict[str, Arm]:
-    """All arms of a share have the same start, which has seen plans of its own in its prompts: so
-    what the start was taught does not differ, and what is left is the plan that is carried."""
+    """For each share TraceR1 that carries its plan along, a reactive agent, and two controls.
+
+    All arms of a share have the same start, which has seen plans of its own in its prompts: what
+    it was taught does not differ, and what is left is the plan that is carried. taken_away is
+    TraceR1 after its training, played without the plan; warmup its start, played with one.
+    """
+    test = ("test",)
     arms = {}
-    for share in SHARES_FIRST:
+    for share in SHARES_AS_RUN:
         start = f"--env toy-gui:memory={share} --warmup_own_plans"
-        test = ("test",)
-        carried = Arm(f"{start} --carry_forecast", splits=test, probe=ceiling)
-        taken = Arm(carried.flags, playing="--no-carry_forecast", splits=test)
-        arms[f"tracer1_{share}"] = carried
+        carried = f"{start} --carry_forecast"
+        arms[f"tracer1_{share}"] = Arm(carried, splits=test, probe=ceiling)
         arms[f"reactive_{share}"] = Arm(f"{start} --horizon 1 {GROUNDED}", splits=test)
-        arms[f"taken_away_{share}"] = taken
-        arms[f"warmup_{share}"] = Arm(carried.flags, adapter=None, splits=test)
+        arms[f"taken_away_{share}"] = Arm(carried, playing="--no-carry_forecast", splits=test)
+        arms[f"warmup_{share}"] = Arm(carried, adapter=None, splits=test)
     return arms
 
 
@@ -128,13 +163,11 @@ def memory_pairs() -> tuple[tuple[str, str], ...]:
 
 MEMORY_STUDY = Study(
     asks="does a plan that is carried along remember what was seen early?",
-    flags="",
     arms=memory_arms(),
     pairs=memory_pairs(),
     limit=300,
-    limits={},
     quick_arms=("tracer1_1", "reactive_1", "taken_away_1"),
-    quick_flags="--warmup_steps 600 --stage1_updates 60 --stage2_updates 40",
+    quick_flags=SHORT_ON_GUI,
 )
 
 
@@ -146,43 +179,34 @@ AS_MANY_TOKENS = 2.8
 AS_MANY_SECONDS = 1.2
 
 
-@dataclass(frozen=True)
-class Lessons:
-    """What a warm start is taught with."""
-
-    flags: str
-    times: float = 1.0  # as many batches as usual
-
-
+# What a warm start is taught with: see extras/lessons.py.
 LESSONS = {
-    "forecasts": Lessons(""),
-    "next": Lessons("--warmup_lessons next"),
-    "next_tokens": Lessons("--warmup_lessons next", AS_MANY_TOKENS),
-    "next_seconds": Lessons("--warmup_lessons next", AS_MANY_SECONDS),
-    "scrambled": Lessons("--warmup_lessons scrambled"),
-    "left_out": Lessons("--warmup_lessons left_out"),
+    "forecasts": Arm(),
+    "next": Arm("--warmup_lessons next"),
+    "next_tokens": Arm("--warmup_lessons next", start_times=AS_MANY_TOKENS),
+    "next_seconds": Arm("--warmup_lessons next", start_times=AS_MANY_SECONDS),
+    "scrambled": Arm("--warmup_lessons scrambled"),
+    "left_out": Arm("--warmup_lessons left_out"),
 }
 
 
 def teaching_arms() -> dict[str, Arm]:
     """Each start x (imitation only, reactive, TraceR1)."""
     arms = {}
-    for name, lessons in LESSONS.items():
-        reactive = f"{lessons.flags} --horizon 1 {GROUNDED}"
-        tracer1 = lessons.flags
-        arms[f"reactive_{name}"] = Arm(reactive, start_times=lessons.times, splits=("test",))
-        arms[f"tracer1_{name}"] = Arm(tracer1, start_times=lessons.times, splits=("test",))
-        arms[f"warmup_{name}"] = Arm(
-            reactive, start_times=lessons.times, adapter=None, splits=("test",)
-        )
+    for name, start in LESSONS.items():
+        tracer1 = replace(start, splits=("test",))
+        reactive_flags = f"{start.flags} --horizon 1 {GROUNDED}"
+        arms[f"reactive_{name}"] = replace(tracer1, flags=reactive_flags)
+        arms[f"tracer1_{name}"] = tracer1
+        arms[f"warmup_{name}"] = replace(tracer1, flags=reactive_flags, adapter=None)
     return arms
 
 
 def teaching_pairs() -> tuple[tuple[str, str], ...]:
-    """TraceR1 minus the reactive agent from the same start, and TraceR1 from the usual start minus
-    the reactive agent from each other; each start minus the usual one, for all learners."""
-    pairs = [(f"tracer1_{name}", f"reactive_{name}") for name in LESSONS]
+    """What looking ahead adds to each start, and what each start lacks of the usual one."""
     others = [name for name in LESSONS if name != "forecasts"]
+    pairs = [(f"tracer1_{name}", f"reactive_{name}") for name in LESSONS]
+    # Is what TraceR1 has more than what its start was taught?
     pairs += [("tracer1_forecasts", f"reactive_{name}") for name in others]
     for learner in ("warmup", "reactive", "tracer1"):
         pairs += [(f"{learner}_{name}", f"{learner}_forecasts") for name in others]
@@ -191,13 +215,12 @@ def teaching_pairs() -> tuple[tuple[str, str], ...]:
 
 TEACHING_STUDY = Study(
     asks="does a forecast teach more than the next action does?",
-    flags="",
+    flags="--env toy-gui",
     arms=teaching_arms(),
     pairs=teaching_pairs(),
     limit=300,
-    limits={},
     quick_arms=("reactive_forecasts", "tracer1_forecasts", "reactive_next"),
-    quick_flags="--warmup_steps 600 --stage1_updates 60 --stage2_updates 40",
+    quick_flags=SHORT_ON_GUI,
 )
 
 
@@ -209,11 +232,14 @@ FORMS = {
     "far": Arm("--order far"),
     "thought": Arm("--thinking 12"),  # a name for each step of the longest plan, and the end
     "carried": Arm("--carry_forecast --warmup_own_plans"),
-    "states": Arm("--forecast_states"),  # what will be seen after each step; the map has no names
+    "states": Arm("--forecast_states"),  # what will be seen after each step
     # Two more ways to play with the run of `near`.
     "agreement": Arm("", choose="agreement"),
     "last_plan": Arm("", choose="last_plan", playing="--carry_forecast"),
 }
+
+
+NOT_THERE = ("states_map",)  # the map has no names for its screens
 
 
 def form_arms() -> dict[str, Arm]:
@@ -221,31 +247,31 @@ def form_arms() -> dict[str, Arm]:
     arms = {}
     for form, arm in FORMS.items():
         for world, env in FORM_WORLDS.items():
-            flags = f"{env} {arm.flags}".strip()
-            arms[f"{form}_{world}"] = replace(arm, flags=flags, splits=("dev",))
-    del arms["states_map"]
+            name = f"{form}_{world}"
+            if name not in NOT_THERE:
+                flags = f"{env} {arm.flags}".strip()
+                arms[name] = replace(arm, flags=flags, splits=("dev",))
     return arms
 
 
 def form_pairs() -> tuple[tuple[str, str], ...]:
+    """What each form has over the paper's text, near to far."""
     pairs = []
     for world in FORM_WORLDS:
         for form in FORMS:
-            if form != "near":
-                pairs.append((f"{form}_{world}", f"near_{world}"))
-    pairs.remove(("states_map", "near_map"))
+            name = f"{form}_{world}"
+            if form != "near" and name not in NOT_THERE:
+                pairs.append((name, f"near_{world}"))
     return tuple(pairs)
 
 
 FORMS_STUDY = Study(
     asks="which form of a forecast is the best one over the worlds?",
-    flags="",
     arms=form_arms(),
     pairs=form_pairs(),
     limit=400,
-    limits={},
     quick_arms=("near_map", "far_map"),
-    quick_flags="--stage1_updates 180 --stage2_updates 120",
+    quick_flags=SHORT_ON_MAP,
     split="dev",
 )
 

@@ -5,18 +5,25 @@ It knows neither models nor rewards; actions, records, icons and tool agent are 
 
     <button> C     <button> S     <button> K        what can be clicked now
 
-    N > W    .        Z > R    R > F                the map, in random order: all that lies ahead
-    K > H    S > V    .        X > J
-    C > Z    .        H > T    T > N                "open Whiskey": W is opened from N, N from T, T
-    J > L    V > X    F > O    .                    from H and H from K: so K is to be clicked first
+    N > W             Z > R    R > F                the map, in random order: all that lies ahead
+    K > H    S > V             X > J
+    C > Z             H > T    T > N                "open Whiskey": W is opened from N, N from T, T
+    J > L    V > X    F > O                         from H and H from K: so K is to be clicked first
 
 A site is a bundle of chains of pages, and one chain ends in the goal. At the start the first page
-of each chain has a button; after a right click the second page of each chain has one, and so on. A
-wrong click ends the episode, unsolved; opening the goal ends it, solved. The *depth* d of a task is
-the number of entries of the map between the goal and the button to click first, so it takes d + 1
-clicks. It is the dial: so many look-ups, one after the other, has the first click to wait for. All
-chains of a task are equally long and all names are drawn anew, so that without following entries a
-click is right in one case of three, whatever the depth.
+of each chain has a button; after a right click the second page of each chain has one, and so on.
+What is shown after 0, 1 and 2 right clicks in the task above, depth 4 (in truth in random order):
+
+    clicks   buttons   left on the map
+    0        K S C     K > H > T > N > W    S > V > X > J > L    C > Z > R > F > O
+    1        H V Z         H > T > N > W        V > X > J > L        Z > R > F > O
+    2        T X R             T > N > W            X > J > L            R > F > O
+
+A wrong click ends the episode, unsolved; opening the goal ends it, solved. The *depth* d of a task
+is the number of entries of the map between the goal and the button to click first, so it takes
+d + 1 clicks. It is the dial: d look-ups, one after the other, are needed before the first click.
+All chains of a task are equally long and all names are drawn anew, so that without following
+entries a click is right in one case of three, whatever the depth.
 
 A page has two names, a letter and that letter's word in the spelling alphabet. Screens show the
 letter; instructions and annotators mostly say the word, which the tool agent seldom understands. So
@@ -29,6 +36,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
@@ -78,16 +86,28 @@ DEEPER = 5
 CHAINS = 3
 WIDER = 4
 WORD_RATE = 0.7  # how often an annotator calls a page by its word
-REFUSALS = 1  # of each click are forgiven: so many steps more does an episode have for each
+FORGIVEN = 1  # refusals for each click of the oracle: an episode has so many steps more
 
 # ---- the screen ----------------------------------------------------------------------------------
 # 8 x 6 cells, as in the toy GUI. Buttons stand in the first row, two cells each: icon and letter.
-# An entry of the map takes two cells as well; there is room for sixteen, and no task has more.
+# An entry of the map takes two cells as well, a letter each; between them an arrow is drawn. There
+# is room for sixteen, and no task has more.
 
 COLS = 8
 ROWS = 6
 FIRST_ROW = 2  # of the map
-SLOTS = tuple((2 * place, row) for row in range(FIRST_ROW, ROWS) for place in range(COLS // 2))
+
+
+def places_on_the_map() -> tuple[tuple[int, int], ...]:
+    """Where an entry can stand: column and row of its first cell."""
+    places = []
+    for row in range(FIRST_ROW, ROWS):
+        for column in range(0, COLS, 2):
+            places.append((column, row))
+    return tuple(places)
+
+
+SLOTS = places_on_the_map()
 
 
 # ---- tasks ---------------------------------------------------------------------------------------
@@ -99,7 +119,7 @@ class Entry:
 
     page: str
     leads_to: str
-    click: int  # the number, from 0, of the click that passes this entry
+    click: int  # the number, from 0, of the click that opens `page` and takes this entry away
     slot: tuple[int, int]  # column and row of its first cell
 
 
@@ -115,12 +135,17 @@ class MapTask:
     colours: Colours
 
     @property
+    def way(self) -> tuple[str, ...]:
+        """The pages to click, one after the other; the last one is the goal."""
+        return self.chains[0]
+
+    @property
     def depth(self) -> int:
-        return len(self.chains[0]) - 1
+        return len(self.way) - 1
 
     @property
     def goal(self) -> str:
-        return self.chains[0][-1]
+        return self.way[-1]
 
 
 def make_map_task(split: str, index: int) -> MapTask:
@@ -134,9 +159,9 @@ def make_map_task(split: str, index: int) -> MapTask:
     seed = MAP_SPLITS[split] * SPLIT_SIZE + index
     rng = random.Random(f"map {seed}")
     depth = DEEPER if split == "deeper" else DEPTHS[index % len(DEPTHS)]
-    number = WIDER if split == "wider" else CHAINS
-    chains = choose_chains(rng, number, depth)
-    order = tuple(tuple(rng.sample(range(number), number)) for _ in range(depth + 1))
+    width = WIDER if split == "wider" else CHAINS
+    chains = choose_chains(rng, width, depth)
+    order = choose_order(rng, width, depth)
     entries = choose_entries(rng, chains)
     spoken = choose_names(rng)
     colours = choose_colours(rng, tinted=False)
@@ -148,10 +173,22 @@ def check_map_split(split: str) -> None:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(MAP_SPLITS)}")
 
 
-def choose_chains(rng: random.Random, number: int, depth: int) -> tuple[tuple[str, ...], ...]:
+def choose_chains(rng: random.Random, width: int, depth: int) -> tuple[tuple[str, ...], ...]:
+    """`width` chains of depth + 1 pages each; no page stands twice."""
     length = depth + 1
-    pages = rng.sample(LETTERS, number * length)
-    return tuple(tuple(pages[i * length : (i + 1) * length]) for i in range(number))
+    pages = rng.sample(LETTERS, width * length)
+    chains = []
+    for first in range(0, len(pages), length):
+        chains.append(tuple(pages[first : first + length]))
+    return tuple(chains)
+
+
+def choose_order(rng: random.Random, width: int, depth: int) -> tuple[tuple[int, ...], ...]:
+    """For each click the chains in the order of their buttons: see MapTask.order."""
+    orders = []
+    for _ in range(depth + 1):
+        orders.append(tuple(rng.sample(range(width), width)))
+    return tuple(orders)
 
 
 def choose_entries(rng: random.Random, chains: Sequence[tuple[str, ...]]) -> tuple[Entry, ...]:
@@ -160,8 +197,8 @@ def choose_entries(rng: random.Random, chains: Sequence[tuple[str, ...]]) -> tup
     slots = rng.sample(SLOTS, len(chains) * depth)
     entries = []
     for chain in chains:
-        for click in range(depth):
-            entries.append(Entry(chain[click], chain[click + 1], click, slots.pop()))
+        for click, (page, leads_to) in enumerate(pairwise(chain)):
+            entries.append(Entry(page, leads_to, click, slots.pop()))
     return tuple(entries)
 
 
@@ -188,15 +225,33 @@ class ToyMap:
     "impossible" (no button there), "success", "steps", "oracle_steps".
     Same split and seed: same task and same pixels.
 
+    A task of depth 2 and the oracle's clicks, in an annotator's words:
+
     >>> env = ToyMap("test")
-    >>> observation, info = env.reset(0)
-    >>> info["oracle_steps"], env.demand
-    (2, 1)
+    >>> observation, info = env.reset(1)
+    >>> observation.instruction, env.demand, info["oracle_steps"]
+    ('open India', 2, 3)
+    >>> env.buttons()
+    ['J', 'G', 'D']
+    >>> [str(action) for action in env.oracle(horizon=5)]
+    ['click D', 'click Q', 'click India']
     """
 
     splits = tuple(MAP_SPLITS)
     grid = (COLS, ROWS)
     words = (*LETTERS, *SPELLING, "open")
+    # Flags of train.py that suit this world: docs/experiments.md has what else was tried.
+    suits = {
+        "order": "far",  # a plan pays where it is written before the action that is executed
+        "reading_steps": 600,  # what is misread now and then cannot be looked up
+        "warmup_steps": 400,
+        "train_tasks": 20_000,
+        "demo_noise": 0.1,
+        "control": True,
+    }
+    # Of the control, which writes no plan: it is taught one silent look-up, and imitates nothing
+    # after that, for among tasks of all depths it would unlearn it.
+    reactive = {"warmup_steps": 0, "warmup_horizon": 1, "silent_hops": 1}
 
     def __init__(self, split: str = "train", scale: int = 1, history: int = 4):
         """`scale`: of the picture, 1 is 128 x 96 px; `history`: how many past steps are shown."""
@@ -212,11 +267,12 @@ class ToyMap:
         self.clicks = 0  # right ones so far
         self.astray = False
         self.steps = 0
+        # Replaced, never changed: copies of the world (see `example`) share them.
         self.past: tuple[str, ...] = ()
         self.refused: frozenset[str] = frozenset()  # names that the tool agent did not find
-        self.demand = self.task.depth
+        self.demand = self.task.depth  # for tables by demand
         self.oracle_steps = self.task.depth + 1
-        self.max_steps = self.oracle_steps * (1 + REFUSALS)
+        self.max_steps = self.oracle_steps * (1 + FORGIVEN)
         return self.observe(), {"oracle_steps": self.oracle_steps}
 
     def step(
@@ -249,7 +305,7 @@ class ToyMap:
         page = self.page_at(action.point)
         if page is None:
             return "impossible"
-        if page == self.task.chains[0][self.clicks]:
+        if page == self.task.way[self.clicks]:
             self.clicks += 1
         else:
             self.astray = True
@@ -266,6 +322,11 @@ class ToyMap:
 
     # ---- what the policy and the tool agent see --------------------------------------------------
 
+    @property
+    def due(self) -> int:
+        """The number of the click that is due, from 0; of a solved task the last one's."""
+        return min(self.clicks, self.task.depth)
+
     def observe(self) -> Observation:
         # What is on the screen is read now: the picture shows this moment, whenever it is drawn.
         screenshot = partial(draw_map, self.task, self.cells(), self.ahead(), self.scale)
@@ -274,9 +335,9 @@ class ToyMap:
         return Observation(f"open {goal}", screenshot, self.past[first_shown:])
 
     def buttons(self) -> list[str]:
-        """The pages that can be clicked, from left to right; at the end the last ones stay."""
-        click = min(self.clicks, self.task.depth)
-        return [self.task.chains[chain][click] for chain in self.task.order[click]]
+        """The pages that can be clicked, from left to right."""
+        order = self.task.order[self.due]
+        return [self.task.chains[chain][self.due] for chain in order]
 
     def ahead(self) -> list[Entry]:
         """The entries that are still shown.
@@ -295,7 +356,7 @@ class ToyMap:
         return tuple(found)
 
     def page_at(self, point: Point | None) -> str | None:
-        """The page whose button lies there."""
+        """The page whose button lies there; None where there is none."""
         if point is None:
             return None
         for page, box in self.visible():
@@ -337,30 +398,36 @@ class ToyMap:
         """The clicks that are left, at most `horizon`, in an annotator's words.
 
         A word that the tool agent has refused is not said again. `exact`: the first one is called
-        by its letter, so that the tool agent finds it. At the end of a solved task the last one
-        stays.
+        by its letter, so that the tool agent finds it. Only the first one has a point: the others
+        have no button yet. At the end of a solved task the last one stays.
         """
-        last = self.task.depth
-        pages = self.task.chains[0][min(self.clicks, last) :]
-        plan = [Action("click", self.annotated(page)) for page in pages[:horizon]]
-        first = pages[0]
-        text = first if exact else plan[0].text
-        plan[0] = Action("click", text, centre(dict(self.visible())[first]))
+        first, *later = self.task.way[self.due :][:horizon]
+        text = first if exact else self.annotators_name(first)
+        plan = [Action("click", text, centre(self.box_of(first)))]
+        for page in later:
+            plan.append(Action("click", self.annotators_name(page)))
         return plan
 
-    def annotated(self, page: str) -> str:
+    def box_of(self, page: str) -> Box:
+        """Of the page's button, which must be on the screen."""
+        return dict(self.visible())[page]
+
+    def annotators_name(self, page: str) -> str:
         name = self.task.spoken[page]
         return page if name in self.refused else name
 
     def example(self, horizon: int, plan: tuple[Action, ...] = ()) -> Example:
-        """The present state as an example; `plan`: what is left of the last forecast."""
-        reference = tuple(self.oracle(horizon))
-        target = self.page_at(reference[0].point)
+        """The present state as an example; `plan`: what is left of the last forecast.
+
+        `tools`, because the tool agent by default knows the names of the toy GUI only. It may be
+        asked when this world has gone on, so a copy of it answers.
+        """
+        target = self.task.way[self.due]
         this_moment = copy.copy(self)
         return Example(
             observation=replace(self.observe(), plan=plan),
-            reference=reference,
-            boxes=(dict(self.visible())[target],),
+            reference=tuple(self.oracle(horizon)),
+            boxes=(self.box_of(target),),
             elements=self.visible(),
             key=self.key(),
             tools=this_moment.ground,
@@ -391,6 +458,9 @@ class ToyMap:
         entry: the page that it leads to by its letter and the page that it starts from by its word.
         By their names the two can be told apart; with two letters the direction of an entry is
         hard to see, and with the first page left in its own cell nothing binds the two.
+
+            K > H         {"Kilo": 1.0}      {"H": 0.5, "Kilo": 0.5}
+            <button> K    {"<button>": 1.0}  {"K": 0.75, "<button>": 0.25}
         """
         readings = {}
         for place, page in enumerate(self.buttons()):
@@ -410,25 +480,32 @@ class ToyMap:
         All of them go from a page back to its button, from a dozen pages of one screen at once.
         First in letters alone, where the page to look up is the last token; then in the lines of a
         forecast; then with either name of a page. In the other order, or with both names at once,
-        the loss stood on a plateau for hundreds of batches (docs/experiments.md).
+        the loss stood on a plateau for hundreds of batches (docs/experiments.md, the batches of
+        each course too). At last, if --silent_hops asks for it, what is not written down.
+
+        `settings`: an extras.warm_start.WarmStart, which cannot be imported here.
         """
-        draw = partial(draw_drills, tasks=settings.train_tasks)
-        letters = partial(draw, between=" ", verb="", word_rate=0.0)
-        courses = [Course("look-ups", 250, letters)]
-        if settings.thinking > 0:  # a thought has the names alone
-            names = partial(draw, between=" ", verb="", word_rate=WORD_RATE)
+        tasks = settings.train_tasks
+        look_ups = partial(draw_drills, tasks=tasks, form=NAMES_ALONE, word_rate=0.0)
+        walks = partial(draw_drills, tasks=tasks, form=LINES, word_rate=0.0)
+        courses = [Course("look-ups", 250, look_ups)]
+        form = LINES
+        if settings.thinking > 0:
+            form = NAMES_ALONE  # as in a thought
         else:
-            walks = partial(draw, between="\n", verb="click ", word_rate=0.0)
             courses.append(Course("walks", 125, walks))
-            names = partial(draw, between="\n", verb="click ", word_rate=WORD_RATE)
+        names = partial(draw_drills, tasks=tasks, form=form, word_rate=WORD_RATE)
         courses.append(Course("names", 200, names))
         for hops in range(1, settings.silent_hops + 1):
-            silent = partial(draw_silent_drills, tasks=settings.train_tasks, hops=hops)
+            silent = partial(draw_silent_drills, tasks=tasks, hops=hops)
             courses.append(Course(f"silent {hops}", 800, silent, horizon=1))
         return courses
 
     def ways_back(self) -> list[list[str]]:
-        """From each page on the screen the way back to its button, the far end first."""
+        """From each page that is still ahead the way back to its button.
+
+        Of a chain whose button is K, with H and T behind it: [K], [H, K] and [T, H, K].
+        """
         ways = []
         for chain in self.task.chains:
             pages = chain[self.clicks :]
@@ -437,60 +514,102 @@ class ToyMap:
         return ways
 
 
+# ---- drills: the batches of the courses ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a way is written down."""
+
+    verb: str  # before each name
+    between: str  # between two names
+
+
+NAMES_ALONE = Form(verb="", between=" ")
+LINES = Form(verb="click ", between="\n")  # of a forecast
+
 DRILLS = 8  # screens of a batch, each with about a dozen ways
-SILENT_DRILLS = 32  # of a batch, each with one answer
+SILENT_DRILLS = 32  # screens of a batch, each with one answer
+# So many of them are any state of a task. From most of those so few look-ups lead to no button: the
+# agent has to learn to guess one that it sees. With all of them it would unlearn d = 1.
+TOO_DEEP = 0.25
 
 
-def draw_drills(
-    rng: random.Random, tasks: int, between: str, verb: str, word_rate: float
-) -> list[Drill]:
-    """A batch of a course: the first page of each way is given, the others are to be written."""
+def draw_drills(rng: random.Random, tasks: int, form: Form, word_rate: float) -> list[Drill]:
+    """A batch of screens, each with all the ways back of its pages.
+
+    `tasks`: of training, the first so many; `word_rate`: how often a page is called by its word.
+    """
     drills = []
     for _ in range(DRILLS):
         env = ToyMap("train")
         env.reset(rng.randrange(tasks))
         env.wander(rng)
-        answers = []
-        for way in env.ways_back():
-            lines = []
-            for page in way:
-                says_word = rng.random() < word_rate
-                lines.append(verb + (WORD_OF[page] if says_word else page))
-            given, *rest = lines
-            written = "".join(between + line for line in rest)
-            answers.append((given, written))
+        answers = [write_way(rng, way, form, word_rate) for way in env.ways_back()]
         drills.append(Drill(env.observe(), tuple(answers)))
     return drills
 
 
+def write_way(
+    rng: random.Random, way: Sequence[str], form: Form, word_rate: float
+) -> tuple[str, str]:
+    """(the first page, which is given; the others, which are to be written).
+
+    >>> write_way(random.Random(0), ["T", "H", "K"], NAMES_ALONE, word_rate=0.0)
+    ('T', ' H K')
+    >>> write_way(random.Random(0), ["T", "H", "K"], LINES, word_rate=1.0)
+    ('click Tango', '\\nclick Hotel\\nclick Kilo')
+    """
+    lines = []
+    for page in way:
+        says_word = rng.random() < word_rate
+        name = WORD_OF[page] if says_word else page
+        lines.append(form.verb + name)
+    given, *rest = lines
+    written = "".join(form.between + line for line in rest)
+    return given, written
+
+
 def draw_silent_drills(rng: random.Random, tasks: int, hops: int) -> list[Drill]:
-    """A batch of states that are at most `hops` look-ups from their goals: the next click is asked.
+    """A batch of states, most of them at most `hops` look-ups from their goals: the next click is
+    asked.
 
     What a plan would write down first, the goal and the pages on the way back, is to be named by
-    the layers, one look-up a layer.
+    the layers, one look-up a layer. On the way T > N > W, two hops:
+
+        answer    "click T"
+        inner     W by the first layer, N by the second
     """
     drills = []
     for _ in range(SILENT_DRILLS):
         env = ToyMap("train")
         env.reset(rng.randrange(tasks))
-        env.clicks = max(0, env.task.depth - rng.randint(0, hops))
-        way_back = list(reversed(env.task.chains[0][env.clicks :]))
-        inner = way_back[:hops]
+        if rng.random() < TOO_DEEP:
+            env.clicks = rng.randint(0, env.task.depth)
+        else:
+            env.clicks = max(0, env.task.depth - rng.randint(0, hops))
+        way_back = list(reversed(env.task.way[env.clicks :]))
+        inner = tuple(way_back[:hops])
         [click] = env.oracle(1)
-        drills.append(Drill(env.observe(), (("", str(click)),), tuple(inner)))
+        drills.append(Drill(env.observe(), (("", str(click)),), inner))
     return drills
+
+
+# ---- the picture ---------------------------------------------------------------------------------
 
 
 def draw_map(
     task: MapTask, cells: dict[tuple[int, int], str], entries: Sequence[Entry], scale: int
 ) -> Image.Image:
     """The screen as an RGB picture of (128 * scale) x (96 * scale) px."""
+    # Of a task it needs seed and colours alone, and a MapTask has both.
     image = draw_screen(task, cells, scale)
     canvas = ImageDraw.Draw(image)
     for entry in entries:
         column, row = entry.slot
-        tip = ((column + 1) * CELL - 1, row * CELL + CELL // 2)
-        draw_arrow(canvas, tip, scale, task.colours)
+        right_edge = (column + 1) * CELL - 1
+        middle = row * CELL + CELL // 2
+        draw_arrow(canvas, (right_edge, middle), scale, task.colours)
     return image
 
 

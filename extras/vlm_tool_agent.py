@@ -1,7 +1,8 @@
 """A frozen VLM as the tool agent: the text of a step and its screenshot -> the point to act on.
 
-Called by train.py, eval.py, extras/play.py and extras/forecast.py where --tool_agent names one (or
-the reader of extras/ocr.py), and by extras/gpu_check.py, which measures it.
+Called by train.py, eval.py, extras/play.py, extras/forecast.py and extras/reward_functions.py where
+--tool_agent names one (or the reader of extras/ocr.py), and by extras/gpu_check.py, which measures
+it.
 It never learns and never executes anything: what comes back is the step with a point, or None.
 """
 
@@ -200,10 +201,11 @@ def steps_to_find(action: Action) -> list[str]:
 OCR = "ocr"  # a folder of that name is ./ocr
 
 
-def load_tool_agent(name: str, policy: Policy, max_pixels: int = 0) -> ToolAgent | None:
+def load_tool_agent(name: str, policy: Policy | None, max_pixels: int = 0) -> ToolAgent | None:
     """The tool agent of --tool_agent; None for an empty name: the world's own.
 
-    Ends with one line where what the name needs is not there.
+    `policy`: whose base the name "base" means; None where that is nobody's. Ends with one line
+    where what the name needs is not there.
     """
     if not name:
         return None
@@ -220,7 +222,7 @@ def load_ocr() -> ToolAgent:
     return ocr_tool_agent(reader.read)
 
 
-def frozen_vlm(name: str, policy: Policy, max_pixels: int = 0) -> Policy:
+def frozen_vlm(name: str, policy: Policy | None, max_pixels: int = 0) -> Policy:
     """The policy's own base for the name "base", else another model by name or path."""
     if name == "base":
         return policy

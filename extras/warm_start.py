@@ -42,7 +42,7 @@ from agent import (
     token_logprobs,
     trainable,
 )
-from envs import Action, Example, demonstration
+from envs import Action, Example, demonstration, die
 from eval import CLOSE, TYPE_UNSAID, kind_of, place_of_kind
 from extras.lessons import Course, Drill, Lesson, damage, form_answers, think_back
 from extras.loading import let_think, load_policy
@@ -172,8 +172,9 @@ def made_with(env: str) -> dict:
 
     The same seed on another machine was seen to move by 5 points of success through rounding.
     """
-    world = Path(inspect.getsourcefile(find_world(env))).resolve()
-    files = {ROOT / name for name in CODE} | {world}
+    world = find_world(env)
+    names = (*CODE, *getattr(world, "code", ()))
+    files = {ROOT / name for name in names} | {Path(inspect.getsourcefile(world)).resolve()}
     return {
         "code": {file.name: fingerprint(file) for file in sorted(files)},
         "machine": {
@@ -268,6 +269,20 @@ FEATURE_LENGTH = 1.5
 EMPTY_WEIGHT = 0.1  # most cells are empty: without it the lesson would be about blanks
 
 
+def remember_pages(env: str, folder: str | Path) -> None:
+    """In a world that is slow to look at, what was seen is kept beside the warm starts.
+
+    A line and exit code 2 where that cannot be.
+    """
+    world = find_world(env)
+    if not hasattr(world, "keep_pages"):
+        return
+    try:
+        world.keep_pages(Path(folder))
+    except ValueError as error:
+        die(f"--env {env}: {error}")
+
+
 def reading_base(settings: WarmStart, folder: str | Path) -> Path:
     """Where the model is that has learnt to read and nothing else; taught if it is not there yet.
 
@@ -307,9 +322,13 @@ def teach_reading(policy: Policy, settings: WarmStart) -> dict:
     )
     begun = time.process_time()
     shares = []
+    kept = look_around(settings)
     bar = tqdm(range(settings.reading_steps), desc="reading", unit="batch", mininterval=1)
     for _ in bar:
-        screens = [random_screen(rng, settings) for _ in range(READING_BATCH)]
+        if kept:
+            screens = rng.sample(kept, READING_BATCH)
+        else:
+            screens = [random_screen(rng, settings) for _ in range(READING_BATCH)]
         logits = reading_logits(see(policy, screens), table)
         wanted, weight = reading_targets(screens, vocabulary)
         losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
@@ -355,6 +374,17 @@ def shorten_features(policy: Policy, screens: Sequence) -> None:
     factor = FEATURE_LENGTH * words / features
     last.weight.mul_(factor)
     last.bias.mul_(factor)
+
+
+def look_around(settings: WarmStart) -> list:
+    """Screens to draw from, of a world in which each takes long to come by (`screens_kept`).
+
+    The same ones whatever the seed. Empty: there they are drawn afresh.
+    """
+    number = getattr(settings.world, "screens_kept", 0)
+    rng = random.Random("screens to keep")
+    bar = tqdm(range(number), desc="screens", unit="screen", mininterval=1, disable=number == 0)
+    return [random_screen(rng, settings) for _ in bar]
 
 
 def random_screen(rng: random.Random, settings: WarmStart):

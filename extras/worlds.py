@@ -6,6 +6,9 @@ It knows no recorded benchmark: those are listed in benchmarks/catalog.py.
 
 from functools import cache
 
+from benchmarks.browser import find_programs
+from benchmarks.miniwob import miniwob_world
+from benchmarks.miniwob_oracle import SCRIPTS
 from envs import ToyGUI, die, memory_gui, with_states
 from extras.toy_map import ToyMap
 from extras.toy_tools import ToyTools
@@ -13,11 +16,13 @@ from extras.toy_tools import ToyTools
 WORLDS = {"toy-gui": ToyGUI, "toy-tools": ToyTools, "toy-map": ToyMap}
 # What can be said behind a name.
 OPTIONS = "toy-gui:memory=0.5"
+PAGES = "miniwob:click-test-2,click-tab"  # in a browser: docs/online.md
 
 
 @cache
 def find_world(name: str, states: bool = False) -> type:
-    """The class of a world: "toy-gui", or with its dial "toy-gui:memory=0.5" (envs.memory_gui).
+    """The class of a world: "toy-gui", with its dial "toy-gui:memory=0.5" (envs.memory_gui), or
+    tasks of MiniWoB++, "miniwob:click-test-2,click-tab".
 
     `states`: its oracle also says what will be seen (envs.with_states). The same name gives the
     same class. Raises ValueError, in one line, for what is no world, or has no names for screens.
@@ -25,8 +30,10 @@ def find_world(name: str, states: bool = False) -> type:
     if states:
         return with_states(find_world(name))
     kind, colon, option = name.partition(":")
+    if kind == "miniwob":
+        return find_pages(option)
     if kind not in WORLDS:
-        raise ValueError(f"{name}: choose one of {', '.join(WORLDS)}, {OPTIONS}")
+        raise ValueError(f"{name}: choose one of {', '.join(WORLDS)}, {OPTIONS}, {PAGES}")
     if not colon:
         return WORLDS[kind]
     dial, _, number = option.partition("=")
@@ -37,6 +44,19 @@ def find_world(name: str, states: bool = False) -> type:
     except ValueError:
         raise ValueError(f"{name}: {number!r} is not a number") from None
     return memory_gui(share)
+
+
+def find_pages(tasks: str) -> type:
+    """The world of these tasks of MiniWoB++; ValueError, one line, where it cannot be played."""
+    if not tasks:
+        raise ValueError(f"miniwob: say which tasks, for example {PAGES}")
+    find_programs()
+    names = list(dict.fromkeys(tasks.split(",")))
+    world = miniwob_world(names)
+    for name in names:
+        if name not in SCRIPTS:
+            raise ValueError(f"miniwob: no oracle knows {name}; it knows {', '.join(SCRIPTS)}")
+    return world
 
 
 def world_or_die(name: str, states: bool = False) -> type:

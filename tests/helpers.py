@@ -217,7 +217,7 @@ ALWAYS_THINKS = TEMPLATE.replace(ASSISTANT, "assistant\n<think>\n{%")
 
 
 def settings(**changes) -> Config:
-    small = Config(horizon=2, group_size=4, max_grad_norm=1e9)
+    small = Config(env="toy-gui", horizon=2, group_size=4, max_grad_norm=1e9)
     return dataclasses.replace(small, **changes)
 
 

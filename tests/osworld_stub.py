@@ -2,7 +2,8 @@
 routes, which carries commands out on a keyboard and mouse that only take notes.
 
 Called by test_osworld.py. The real DesktopEnv and PythonController of desktop-env stand on it; the
-parts of the package that need its forty other packages (graders, set-up) have stand-ins."""
+parts of the package that need its forty other packages (graders, set-up) have stand-ins. The clone
+with its tasks, at the end, serves test_osworld_files.py too."""
 
 import importlib
 import io
@@ -232,3 +233,40 @@ def load_package(monkeypatch, machine: VirtualMachine) -> ModuleType:
     patient = importlib.import_module("desktop_env.controllers.python")
     monkeypatch.setattr(patient, "time", SimpleNamespace(sleep=lambda seconds: None))
     return package
+
+
+# ---- a clone ------------------------------------------------------------------------------------
+
+TASKS = {
+    "chrome": ["aaaa-1", "bbbb-2"],
+    "os": ["aaaa-1", "cccc-3"],  # an id of another domain: older clones have such
+}
+INFEASIBLE = {"func": "infeasible"}
+TYPED = {
+    "func": "is_equal",
+    "result": {"type": "typed"},
+    "expected": {"type": "rule", "rule": "a<b"},
+}
+
+
+def make_task(ident: str, **changes) -> dict:
+    task = {"id": ident, "instruction": f"Type\na<b for {ident}", "config": [], "evaluator": TYPED}
+    return task | changes
+
+
+def make_clone(folder, **lists):
+    """A clone with the four tasks above; of each changes can be written later (rewrite)."""
+    root = folder / "clone" / "evaluation_examples"
+    for domain, ids in TASKS.items():
+        (root / "examples" / domain).mkdir(parents=True)
+        for ident in ids:
+            rewrite(folder / "clone", f"{domain}/{ident}", make_task(ident))
+    lists = {"all": TASKS, "nogdrive": {"os": ["cccc-3"]}} | lists
+    for name, content in lists.items():
+        (root / f"test_{name}.json").write_text(json.dumps(content))
+    return folder / "clone"
+
+
+def rewrite(clone, name: str, task) -> None:
+    path = clone / "evaluation_examples" / "examples" / f"{name}.json"
+    path.write_text(json.dumps(task))

@@ -1,4 +1,4 @@
-"""extras/ablation_shown.py: intervals over the seeds, pairs, the record, table and picture."""
+"""extras/ablation_shown.py: pairs of arms, the record, table and picture."""
 
 import json
 
@@ -8,16 +8,7 @@ from made_up_exams import exams
 from PIL import Image
 
 from extras import ablation
-from extras.ablation_shown import ablation_record, ablation_table, draw_ablation, interval
-
-# ---- statistics ---------------------------------------------------------------------------------
-
-
-def test_interval_by_hand():
-    # The standard deviation is 0.03391, and the half width 2.776 / sqrt(5) of it.
-    mean, half = interval([0.50, 0.54, 0.55, 0.57, 0.59])
-    assert (mean, half) == pytest.approx((0.55, 0.04210), abs=1e-5)
-    assert np.isnan(interval([0.5])[1])
+from extras.ablation_shown import ablation_record, ablation_table, draw_ablation
 
 
 def test_record_pairs_the_same_seeds():

@@ -7,10 +7,9 @@ says: PYTHONPATH=CLONE python -m pytest -q tests/test_androidworld.py"""
 import hashlib
 import re
 import subprocess
-import sys
 import unicodedata
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,19 +23,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from agent import Plan
-from benchmarks import androidworld
+from benchmarks import androidworld, androidworld_phone
 from benchmarks.androidworld import (
     Pilot,
-    evaluate_androidworld,
+    evaluate,
     labelled_boxes,
-    load_package,
     native,
-    open_output,
     run_suite,
     summary,
     table,
     upright,
 )
+from benchmarks.androidworld_phone import COMMIT, load_package
 from benchmarks.episodes import LABELS, Player
 from envs import DIRECTIONS, KINDS, POINTING, TERMINAL, Action
 
@@ -236,14 +234,16 @@ def test_a_picture_of_a_turned_phone_is_put_upright(orientation, corner):
     portrait = Image.new("L", (2, 2))
     portrait = portrait.resize((4, 6))
     portrait.putpixel((corner[0] * 3, corner[1] * 5), 255)
-    landscape = upright(portrait, (6, 4), lambda: orientation)
+    phone = SimpleNamespace(logical_screen_size=(6, 4), orientation=orientation)
+    landscape = upright(portrait, phone)
     assert landscape.size == (6, 4)
     assert landscape.getpixel((0, 0)) == 255
 
 
 def test_a_picture_that_is_upright_costs_no_question_to_the_phone():
     picture = Image.new("RGB", (4, 6))
-    assert upright(picture, (4, 6), lambda: 1 / 0) is picture
+    phone = SimpleNamespace(logical_screen_size=(4, 6))  # which has no answer
+    assert upright(picture, phone) is picture
 
 
 # ---- the agent, without their package -----------------------------------------------------------
@@ -475,14 +475,14 @@ def test_a_crashed_episode_is_left_out_officially_and_counted_as_0_beside_it():
 
 def test_the_table_has_a_row_a_task_and_one_for_all():
     result = summary([finished("Wifi", 0, 1.0, ["ok"]), crashed("Alarm", 0)])
-    lines = table(result | {"tool_agent": LABELS, "warnings": ["another commit"]}).splitlines()
+    lines = table(result | {"points_by": LABELS, "warnings": ["another commit"]}).splitlines()
     assert [line.split() for line in lines[:4]] == [
         ["task", "runs", "success", "official", "crashed", "steps"],
         ["Alarm", "1", "0.0%", "none", "1", "0"],
         ["Wifi", "1", "100.0%", "100.0%", "0", "1"],
         ["all", "2", "50.0%", "100.0%", "1", "1"],
     ]
-    assert lines[4].endswith(f"0 steps failed by an error. Tool agent: {LABELS}")
+    assert lines[4].endswith(f"0 steps failed by an error. Points by {LABELS}")
     assert lines[5] == "warning: another commit"
 
 
@@ -491,179 +491,58 @@ def test_where_all_crashed_there_is_no_official_number():
     assert (result["success"], result["success_official"]) == (0.0, None)
 
 
-# ---- mistakes of the user -----------------------------------------------------------------------
+# ---- the evaluation, without their package ---------------------------------------------------
 
 
-def says(f, *args) -> str:
+def says(f, *args, **settings) -> str:
     """The one line of its ValueError."""
     with pytest.raises(ValueError) as error:
-        f(*args)
+        f(*args, **settings)
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
 
 
 @pytest.fixture
-def no_android(monkeypatch):
-    """As if android_world had never been imported; afterwards as before."""
-    for name in list(sys.modules):
-        if name.split(".")[0] == "android_world":
-            monkeypatch.delitem(sys.modules, name)
-    yield
-    for name in list(sys.modules):
-        if name.split(".")[0] == "android_world":
-            del sys.modules[name]
-
-
-MADE_UP = {
-    "agents/base_agent.py": "class AgentInteractionResult:\n    def __init__(self, done, data): 0\n"
-    "class EnvironmentInteractingAgent:\n    def __init__(self, env, name, transition_pause): 0\n",
-    "checkpointer.py": "class IncrementalCheckpointer:\n    def __init__(self, directory): 0\n",
-    "env/adb_utils.py": "def get_adb_activity(app_name): 0\n",
-    "env/env_launcher.py": "def load_and_setup_env(console_port, adb_path, grpc_port): 0\n",
-    "env/json_action.py": "def JSONAction(action_type, x, y, text, direction, goal_status, "
-    "app_name): 0\n",
-    "registry.py": "class TaskRegistry: pass\n",
-    "suite_utils.py": "def create_suite(n_task_combinations, seed, tasks): 0\n"
-    "def run(suite, agent, checkpointer, process_episodes_fn): 0\n",
-}
-
-
-def make_clone(folder: Path, **changed: str) -> Path:
-    """A folder that looks like a clone; `changed`: other contents, by the file's name."""
-    for name, text in MADE_UP.items():
-        path = folder / "android_world" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(changed.get(path.stem, text))
-    for package in ("", "agents", "env"):
-        (folder / "android_world" / package / "__init__.py").write_text("")
-    return folder
-
-
-def test_a_clone_of_no_known_commit_says_so(tmp_path, no_android):
-    assert load_package(make_clone(tmp_path)) == "unknown"
-    assert str(tmp_path) not in sys.path
-
-
-def test_the_commit_of_a_clone(tmp_path, no_android):
-    make_clone(tmp_path)
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"], ["tag", "v1"]):
-        subprocess.run([*git, *command], check=True)
-    commit = load_package(tmp_path)
-    assert re.fullmatch("[0-9a-f]{40}", commit)
-    (tmp_path / "android_world" / "registry.py").write_text("changed = True")
-    assert androidworld.commit_of(tmp_path) == f"{commit}-dirty"
-    inner = tmp_path / "inner"
-    inner.mkdir()
-    assert androidworld.commit_of(inner) == "unknown"  # the clone around it is not meant
-
-
-def test_no_clone_there(tmp_path):
-    expected = f"{tmp_path}: no clone of github.com/google-research/android_world is there"
-    assert says(load_package, tmp_path) == expected
-
-
-def test_a_package_that_is_missing(tmp_path, no_android):
-    clone = make_clone(tmp_path, registry="import dm_env_is_missing_here")
-    assert says(load_package, clone) == (
-        f"{tmp_path}: android_world cannot be imported (No module named "
-        "'dm_env_is_missing_here'); docs/online.md says how to install it"
-    )
+def no_phone(monkeypatch):
+    """Their package and the phone are left out: one episode, played at once."""
+    phone = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(androidworld, "check", lambda *_: (COMMIT, {}, "adb"))
+    monkeypatch.setattr(androidworld, "connect", lambda adb: phone)
+    monkeypatch.setattr(androidworld, "run_suite", lambda *_: [finished("Wifi", 0, 1.0, ["ok"])])
 
 
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"checkpointer": ""}, "has no attribute 'IncrementalCheckpointer'"),
-        (
-            {"env_launcher": "def load_and_setup_env(console_port, adb_path): 0"},
-            "android_world.env.env_launcher.load_and_setup_env has no parameter grpc_port",
-        ),
+        ({"name": "runs/b"}, "player 'runs/a', not 'runs/b'"),
+        ({"weights": "abc"}, "weights '', not 'abc'"),
+        ({"history": 2}, "history 4, not 2"),
+        ({"carry": True}, "carry False, not True"),
+        ({"how": {"thinking": 64}}, "how {}, not {'thinking': 64}"),
+        ({"tool_agent": print, "tool_agent_name": "ocr"}, f"points_by {LABELS!r}, not 'ocr'"),
     ],
 )
-def test_another_version(tmp_path, no_android, changed, why):
-    line = says(load_package, make_clone(tmp_path, **changed))
-    assert line.startswith(f"{tmp_path}: another version (")
-    assert why in line
-    assert line.endswith("needed: commit d9c569f764b3a5629321858de03ff653d0f24056")
+def test_another_players_episodes_are_not_taken_for_this_ones(changed, why, no_phone, tmp_path):
+    """Their checkpoints name the task only."""
+    player = Player(Script([]), "runs/a", 2)
+    evaluate(player, tmp_path, Path("clone"))
+    assert evaluate(player, tmp_path, Path("clone"))["success"] == 1.0  # a resumed one
+    line = says(evaluate, replace(player, **changed), tmp_path, Path("clone"))
+    assert line == f"{tmp_path} was made with other settings: {why}"
 
 
-def test_two_clones_in_one_process(tmp_path, no_android):
-    first = make_clone(tmp_path / "first")
-    second = make_clone(tmp_path / "second")
-    load_package(first)
-    line = says(load_package, second)
-    assert line == f"{second}: android_world was imported from {first / 'android_world'} before"
+def test_another_commits_episodes_are_not_taken_for_this_ones(no_phone, tmp_path, monkeypatch):
+    player = Player(Script([]), "runs/a", 2)
+    evaluate(player, tmp_path, Path("clone"))
+    monkeypatch.setattr(androidworld, "check", lambda *_: ("abc", {}, "adb"))
+    line = says(evaluate, player, tmp_path, Path("clone"))
+    assert line.endswith(f"was made with other settings: commit {COMMIT!r}, not 'abc'")
 
 
-def test_no_adb(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    line = says(androidworld.find_adb)
-    assert line == "adb was not found: put Android's platform-tools into PATH"
-
-
-def make_adb(folder: Path, script: str) -> str:
-    adb = folder / "adb"
-    adb.write_text(f"#!/bin/sh\n{script}\n")
-    adb.chmod(0o755)
-    return str(adb)
-
-
-def test_adb_in_path_or_in_the_sdk(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    sdk = tmp_path / "Android" / "Sdk" / "platform-tools"
-    sdk.mkdir(parents=True)
-    in_sdk = make_adb(sdk, "")
-    assert androidworld.find_adb() == in_sdk
-    in_path = make_adb(tmp_path, "")
-    assert androidworld.find_adb() == in_path
-
-
-START_IT = "start it with emulator -avd AndroidWorldAvd -no-snapshot -grpc 8554"
-
-
-def test_no_emulator(tmp_path):
-    adb = make_adb(tmp_path, "printf 'List of devices attached\\nemulator-5554\\toffline\\n'")
-    line = says(androidworld.check_emulator, adb)
-    assert line == f"no emulator-5554 in the list of `adb devices`: {START_IT}"
-    line = says(androidworld.check_emulator, str(tmp_path / "none"))
-    assert line.startswith(f"{tmp_path / 'none'} does not work: ")
-
-
-def test_an_emulator_without_its_grpc_port(tmp_path, monkeypatch):
-    adb = make_adb(tmp_path, "printf 'List of devices attached\\nemulator-5554\\tdevice\\n'")
-
-    def refused(*_args, **_how):
-        raise ConnectionRefusedError
-
-    monkeypatch.setattr(androidworld.socket, "create_connection", refused)
-    line = says(androidworld.check_emulator, adb)
-    assert line == f"emulator-5554 does not listen on port 8554: {START_IT}"
-
-
-SETTINGS = {"model": "runs/a", "horizon": 5}
-
-
-def test_another_players_episodes_are_not_taken_for_this_ones(tmp_path):
-    folder = tmp_path / "deep" / "out"
-    open_output(folder, SETTINGS)
-    open_output(folder, SETTINGS)  # a resumed one
-    line = says(open_output, folder, SETTINGS | {"model": "runs/b"})
-    assert line == f"{folder} holds episodes of another evaluation: model 'runs/a', not 'runs/b'"
-
-
-def test_a_folder_of_another_program(tmp_path):
+def test_a_folder_of_another_program(no_phone, tmp_path):
     (tmp_path / "Wifi_0.pkl.gz").write_bytes(b"")
-    line = says(open_output, tmp_path, SETTINGS)
-    assert line == f"{tmp_path} holds episodes of another program: no settings.json beside them"
-
-
-@pytest.mark.parametrize("text", ["{", "[]"])
-def test_damaged_settings(tmp_path, text):
-    (tmp_path / "settings.json").write_text(text)
-    assert str(tmp_path) in says(open_output, tmp_path, SETTINGS)
+    line = says(evaluate, Player(Script([]), "runs/a", 2), tmp_path, Path("clone"))
+    assert line.startswith(f"{tmp_path} is not empty, and has no settings.json")
 
 
 # ---- their real package, above a made-up adb ----------------------------------------------------
@@ -790,7 +669,7 @@ def clone() -> Path:
 
 @pytest.fixture
 def handset(clone, monkeypatch) -> Handset:
-    """A phone that evaluate_androidworld finds; nobody sleeps."""
+    """A phone that evaluate finds; nobody sleeps."""
     found = Handset()
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr(androidworld, "find_adb", lambda: "adb")
@@ -905,22 +784,19 @@ def test_the_agent_begins_as_theirs_do(handset):
     assert "shell settings put system pointer_location 0" in handset.calls
 
 
-def test_two_tasks_are_played_to_success_by_their_runner(handset, clone, tmp_path):
-    told = []
-    result = evaluate_androidworld(
-        wifi_planner(handset),
-        clone,
-        tmp_path,
-        tasks=WIFI,
-        model_name="scripted",
-        progress=told.append,
-    )
+def play(planner, folder: Path, clone: Path, tasks=WIFI[:1], **settings) -> dict:
+    """The result of a player with this planner."""
+    return evaluate(player_of(planner, **settings), folder, clone, tasks)
+
+
+def test_two_tasks_are_played_to_success_by_their_runner(handset, clone, tmp_path, capsys):
+    result = play(wifi_planner(handset), tmp_path, clone, WIFI)
     assert [row["task"] for row in result["tasks"]] == WIFI
     assert (result["success"], result["success_official"]) == (1.0, 1.0)
     assert (result["episodes"], result["crashed"], result["steps"]) == (2, 0, 4)
     assert result["results"] == {"ok": 4}
-    assert (result["tool_agent"], result["model"]) == (LABELS, "scripted")
-    assert told == [0, 1, 1]
+    assert (result["points_by"], result["player"]) == (LABELS, "policy")
+    assert "2/2" in capsys.readouterr().err  # the bar
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "SystemWifiTurnOff_0.pkl.gz",
         "SystemWifiTurnOn_0.pkl.gz",
@@ -959,7 +835,7 @@ def test_the_connection_is_closed_even_when_the_user_stops_it(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate_androidworld(stopped, clone, tmp_path, tasks=WIFI[:1])
+        play(stopped, tmp_path, clone)
     assert closed == [True]
 
 
@@ -970,16 +846,14 @@ def test_the_result_names_the_tool_agent(handset, clone, tmp_path):
     def plan(observations, envs):
         return [Plan([Action("click", "the switch")])]
 
-    result = evaluate_androidworld(
-        plan, clone, tmp_path, tasks=WIFI[:1], tool_agent=tool_agent, tool_agent_name="ocr"
-    )
-    assert result["tool_agent"] == "ocr"
+    result = play(plan, tmp_path, clone, tool_agent=tool_agent, tool_agent_name="ocr")
+    assert result["points_by"] == "ocr"
     assert handset.calls.count("shell input tap 540 300") == 10
 
 
 def test_another_commit_is_a_warning(handset, clone, tmp_path, monkeypatch):
-    monkeypatch.setattr(androidworld, "commit_of", lambda clone: "abc")
-    result = evaluate_androidworld(wifi_planner(handset), clone, tmp_path, tasks=WIFI[:1])
+    monkeypatch.setattr(androidworld_phone, "commit_of", lambda clone: "abc")
+    result = play(wifi_planner(handset), tmp_path, clone)
     assert result["commit"] == "abc"
     [warning] = result["warnings"]
     assert warning.startswith("android_world is at commit abc; tested was d9c569f7")
@@ -992,16 +866,16 @@ def play_wifi(handset: Handset, folder: Path, tasks=WIFI, combinations=1) -> lis
     return run_suite(player, connect_handset(handset), suite, folder)
 
 
-def test_finished_episodes_are_not_played_again(handset, clone, tmp_path):
+def test_finished_episodes_are_not_played_again(handset, clone, tmp_path, capsys):
     first = play_wifi(handset, tmp_path, combinations=2)
     assert len(first) == 4
     suite = androidworld.make_suite(WIFI, 2)
     env = connect_handset(handset)
-    told = []
     handset.calls.clear()
-    again = run_suite(player_of(wifi_planner(handset)), env, suite, tmp_path, told.append)
+    capsys.readouterr()
+    again = run_suite(player_of(wifi_planner(handset)), env, suite, tmp_path)
     assert handset.calls == []
-    assert told == [4]
+    assert "4/4" in capsys.readouterr().err
     assert summary(again) == summary(first)
     fewer = play_wifi(handset, tmp_path, WIFI[:1])
     assert len(fewer) == 1  # of what lies there, what was asked for
@@ -1020,7 +894,7 @@ def test_a_planner_that_raises_fails_its_steps_and_keeps_its_episodes(handset, c
     def raises(observations, envs):
         raise RuntimeError("no memory")
 
-    result = evaluate_androidworld(raises, clone, tmp_path, tasks=WIFI)
+    result = play(raises, tmp_path, clone, WIFI)
     assert (result["success_official"], result["crashed"]) == (0.0, 0)  # not NaN, not left out
     assert (result["steps"], result["errors"]) == (20, 20)  # the budget: 10 x complexity 1
     assert result["why"] == ["RuntimeError: no memory"]
@@ -1031,7 +905,7 @@ def test_a_phone_that_falls_down_in_the_middle_fails_the_steps(handset, clone, t
         handset.broken = True
         return [Plan([Action("back")])]
 
-    result = evaluate_androidworld(plan, clone, tmp_path, tasks=WIFI[:1])
+    result = play(plan, tmp_path, clone)
     assert (result["success_official"], result["crashed"], result["errors"]) == (0.0, 0, 10)
 
 
@@ -1039,7 +913,7 @@ def test_who_never_says_done_has_not_solved_it(handset, clone, tmp_path):
     def plan(observations, envs):
         return [Plan([Action("wait") if handset.wifi else Action("click", "Wi-Fi")])]
 
-    result = evaluate_androidworld(plan, clone, tmp_path, tasks=["SystemWifiTurnOn"])
+    result = play(plan, tmp_path, clone, ["SystemWifiTurnOn"])
     assert handset.wifi
     assert (result["success"], result["steps"]) == (0.0, 10)
 

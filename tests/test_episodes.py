@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from own_world import LampWorld
 
 from agent import Plan, play
@@ -14,10 +16,15 @@ from benchmarks.episodes import (
     Episode,
     Player,
     executed_text,
+    last_steps,
+    open_folder,
     parts,
+    percent,
     play_missing,
+    table_row,
+    to_pixels,
 )
-from envs import Action
+from envs import Action, inside
 
 SWITCH = Action("click", "Switch")
 DONE = Action("done")
@@ -85,6 +92,60 @@ def test_it_is_quoted_whole():
     """docs/online.md shows tests/own_world.py, the file that the tests run, as it is."""
     text = (ROOT / "tests" / "own_world.py").read_text()
     assert f"```python\n{text}```\n" in (ROOT / "docs" / "online.md").read_text()
+
+
+# ---- what all of them share ---------------------------------------------------------------------
+
+SHARES = st.floats(0, 1)
+SIDES = st.integers(1, 4000)
+
+
+def test_a_point_lies_on_its_pixel():
+    assert to_pixels((0.0, 0.0), (1080, 2400)) == (0, 0)
+    assert to_pixels((0.5, 0.125), (1080, 2400)) == (540, 300)
+    assert to_pixels((1.0, 1.0), (1080, 2400)) == (1079, 2399)  # 1.0 on the last one
+    assert to_pixels((0.9999, 0.4999), (10, 10)) == (9, 4)
+
+
+@given(st.tuples(SHARES, SHARES), st.tuples(SIDES, SIDES))
+def test_every_point_lies_in_a_pixel_of_the_screen(point, size):
+    x, y = to_pixels(point, size)
+    width, height = size
+    assert 0 <= x < width and 0 <= y < height
+    pixel = (x / width - 1e-9, y / height - 1e-9, (x + 1) / width + 1e-9, (y + 1) / height + 1e-9)
+    assert inside(point, pixel)
+
+
+@pytest.mark.parametrize(
+    ("history", "shown"),
+    [(0, ()), (1, ("c",)), (2, ("b", "c")), (3, ("a", "b", "c")), (9, ("a", "b", "c"))],
+)
+def test_the_last_steps_are_shown(history, shown):
+    assert last_steps(["a", "b", "c"], history) == shown
+
+
+def test_rows_of_a_table_stand_below_each_other():
+    rows = [table_row("task", "solved", "steps"), table_row("click-button", percent(1 / 3), 12)]
+    assert rows[1].split() == ["click-button", "33.3%", "12"]
+    assert len(rows[0]) == len(rows[1])
+    assert percent(None) == "none"
+
+
+def test_what_is_free_may_be_otherwise(tmp_path):
+    folder = tmp_path / "deep" / "out"
+    open_folder(folder, {"steps": 15, "tasks": ["a"]}, "args.json")
+    open_folder(folder, {"steps": 15, "tasks": ["b"]}, "args.json", free=("tasks",))
+    with pytest.raises(ValueError, match="out was made with other settings: steps 15, not 50$"):
+        open_folder(folder, {"steps": 50, "tasks": []}, "args.json", free=("tasks",))
+    assert json.loads((folder / "args.json").read_text()) == {"steps": 15, "tasks": ["b"]}
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_damaged_settings_are_one_line_with_their_folder(text, tmp_path):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=str(tmp_path)) as problem:
+        open_folder(tmp_path, {"steps": 15})
+    assert "\n" not in str(problem.value)
 
 
 # ---- what is written down -----------------------------------------------------------------------

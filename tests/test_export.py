@@ -17,7 +17,7 @@ import agent
 from agent import build_prompt, format_forecast
 from envs import Action, Example, Observation
 from extras import export, reward_functions
-from extras.export import ROW_OF, Drawn, draw_recorded, draw_toy, main
+from extras.export import LAYOUTS, ROW_OF, Drawn, draw_recorded, draw_toy, main
 from extras.loading import load_policy
 from extras.made_up_android import android_record, write_android_control
 from extras.reward_functions import example_of, first_step_rewards, trl_stage1, trl_stage2
@@ -163,6 +163,20 @@ def test_text_of_others_makes_no_place_for_a_picture(layout):
     text = row["prompt"] if layout == "easyr1" else row["prompt"][1]["content"]
     assert text.count("<image>") == len(row["images"]) == 1
     assert "<video>" not in text
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_reader_goes_with_every_layout(layout):
+    """--tool_agent ocr needs no GPU: the reward processes of engines on Ray can have it too."""
+    asked = settings(layout=layout, tool_agent="ocr")
+    export.check_tool_agent(asked)  # which would end the program
+    [drawn] = some(1)
+    row = ROW_OF[layout](drawn, 0, asked)
+    if layout == "trl":
+        assert row["tool_agent"] == "ocr" and row["image"]["bytes"]
+        return
+    columns = row["extra_info"] if layout == "verl" else json.loads(row["answer"])
+    assert columns["tool_agent"] == "ocr" and columns["screenshot"]
 
 
 def test_a_picture_is_carried_to_a_vlm_only():

@@ -1,5 +1,6 @@
-"""extras/intervals.py: how sure a share is, of all episodes and over tasks."""
+"""extras/intervals.py: how sure a number is, over episodes, over seeds and over tasks."""
 
+import math
 import random
 from statistics import mean
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extras.intervals import over_tasks, wilson
+from extras.intervals import over_seeds, over_tasks, wilson
 
 
 def test_wilson_stays_inside_0_to_1_and_says_nothing_of_nothing():
@@ -24,6 +25,13 @@ def test_wilson_holds_the_rate_and_is_a_mirror(n, data):
     assert 0.0 <= low <= solved / n + 1e-9
     assert solved / n - 1e-9 <= high <= 1.0
     assert wilson(n - solved, n) == pytest.approx((1 - high, 1 - low))
+
+
+def test_over_seeds_by_hand():
+    # The standard deviation is 0.03391, and the half width 2.776 / sqrt(5) of it.
+    mean, half = over_seeds([0.50, 0.54, 0.55, 0.57, 0.59])
+    assert (mean, half) == pytest.approx((0.55, 0.04210), abs=1e-5)
+    assert math.isnan(over_seeds([0.5])[1])
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=12))

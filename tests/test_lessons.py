@@ -16,6 +16,7 @@ from extras.lessons import (
     damage,
     form_answer,
     form_answers,
+    is_filler,
     leave_out,
     scramble,
     think_back,
@@ -198,3 +199,24 @@ def test_a_damaged_plan_is_cut_and_has_false_steps(env):
         kept += sum(action in plan for action in damaged)
     assert lengths == {0, 1, 2, 3, 4, 5}
     assert kept / 500 == pytest.approx(0.7, abs=0.07)  # of 200 plans with 2.5 steps on average
+
+
+# ---- fillers in stage 2 --------------------------------------------------------------------------
+
+WAY = [Action("click", "K"), Action("click", "H"), Action("click", "Whiskey")]
+
+
+@pytest.mark.parametrize(
+    ("later", "fills"),
+    [
+        (["Whiskey", "Whiskey"], True),
+        (["whiskey", "Whiskey", "Whiskey"], True),  # longer
+        (["H", "Whiskey"], False),  # the way itself
+        (["T", "T"], False),
+        (["Whiskey"], False),  # shorter than the reference
+        ([], False),
+    ],
+)
+def test_a_filler_says_the_goal_alone_and_is_as_long_as_the_way(later, fills):
+    forecast = [Action("click", "S"), *(Action("click", name) for name in later)]
+    assert is_filler(forecast, WAY) == fills

@@ -1,5 +1,6 @@
-"""OSWorld: each action as its command, texts that try to become code, tasks of a clone, and the
-real DesktopEnv of desktop-env 1.0.2 on a double of its virtual machine (osworld_stub.py)."""
+"""OSWorld: each action as its command, texts that try to become code, and the real DesktopEnv of
+desktop-env 1.0.2 on a double of its virtual machine (osworld_stub.py): the world, the evaluation,
+and a machine that is stopped whatever happens."""
 
 import ast
 import importlib
@@ -14,11 +15,23 @@ import sys
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from osworld_stub import SIZE, VirtualMachine, load_package, run_command, white_screen
+from osworld_stub import (
+    INFEASIBLE,
+    SIZE,
+    TYPED,
+    VirtualMachine,
+    load_package,
+    make_clone,
+    make_task,
+    rewrite,
+    run_command,
+    white_screen,
+)
 
 from agent import Plan
-from benchmarks import osworld
-from benchmarks.osworld import KEYS, OSWorld, Pauses, evaluate_osworld, native, read_tasks, typed
+from benchmarks import osworld, osworld_files, osworld_machine
+from benchmarks.episodes import Player
+from benchmarks.osworld import KEYS, Machine, OSWorld, Pauses, evaluate, native, typed
 from envs import KINDS, Action
 from extras.run_folder import write
 
@@ -168,116 +181,6 @@ def test_what_has_no_key_is_pasted(text):
     assert run_command(command).text == text
 
 
-# ---- tasks of a clone ----------------------------------------------------------------------------
-
-TASKS = {
-    "chrome": ["aaaa-1", "bbbb-2"],
-    "os": ["aaaa-1", "cccc-3"],  # an id of another domain: older clones have such
-}
-INFEASIBLE = {"func": "infeasible"}
-TYPED = {
-    "func": "is_equal",
-    "result": {"type": "typed"},
-    "expected": {"type": "rule", "rule": "a<b"},
-}
-
-
-def make_task(ident: str, **changes) -> dict:
-    task = {"id": ident, "instruction": f"Type\na<b for {ident}", "config": [], "evaluator": TYPED}
-    return task | changes
-
-
-def make_clone(folder, **lists):
-    """A clone with the four tasks above; of each changes can be written later (rewrite)."""
-    root = folder / "clone" / "evaluation_examples"
-    for domain, ids in TASKS.items():
-        (root / "examples" / domain).mkdir(parents=True)
-        for ident in ids:
-            rewrite(folder / "clone", f"{domain}/{ident}", make_task(ident))
-    lists = {"all": TASKS, "nogdrive": {"os": ["cccc-3"]}} | lists
-    for name, content in lists.items():
-        (root / f"test_{name}.json").write_text(json.dumps(content))
-    return folder / "clone"
-
-
-def rewrite(clone, name: str, task) -> None:
-    path = clone / "evaluation_examples" / "examples" / f"{name}.json"
-    path.write_text(json.dumps(task))
-
-
-def names_of(tasks) -> list[str]:
-    return [task.name for task in tasks]
-
-
-def test_all_tasks_in_the_order_of_the_clone(tmp_path):
-    tasks = read_tasks(make_clone(tmp_path))
-    assert names_of(tasks) == ["chrome/aaaa-1", "chrome/bbbb-2", "os/aaaa-1", "os/cccc-3"]
-    assert tasks[0].instruction == "Type a<b for aaaa-1"  # on one line, as prompts are
-    assert tasks[0].config == make_task("aaaa-1")
-
-
-@pytest.mark.parametrize(
-    ("names", "found"),
-    [
-        (["chrome"], ["chrome/aaaa-1", "chrome/bbbb-2"]),
-        (["os/aaaa-1"], ["os/aaaa-1"]),
-        (["os/cccc-3", "os"], ["os/cccc-3", "os/aaaa-1"]),  # each once
-        (["nogdrive"], ["os/cccc-3"]),  # the clone's own list of those without Google Drive
-    ],
-)
-def test_tasks_by_name(tmp_path, names, found):
-    assert names_of(read_tasks(make_clone(tmp_path), names)) == found
-
-
-def test_an_unknown_task_is_one_line_that_says_what_there_is(tmp_path):
-    with pytest.raises(ValueError) as problem:
-        read_tasks(make_clone(tmp_path), ["gimp\n"])
-    assert str(problem.value) == (
-        "unknown task 'gimp': give domain/id, a domain (chrome, os) or a list of the clone "
-        "(all, nogdrive)"
-    )
-
-
-def test_a_folder_that_is_no_clone_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"test_all.json is missing: give a clone of https"):
-        read_tasks(tmp_path)
-
-
-@pytest.mark.parametrize("listed", [[], {"os": "cccc-3"}, {"..": ["x"]}, {"os": ["../cccc-3"]}])
-def test_a_list_of_another_shape_is_one_line(tmp_path, listed):
-    with pytest.raises(ValueError, match=r"test_all\.json: ") as problem:
-        read_tasks(make_clone(tmp_path, all=listed))
-    assert "\n" not in str(problem.value)
-
-
-@pytest.mark.parametrize(
-    ("task", "why"),
-    [
-        ([], "id: missing"),
-        (make_task("dddd-4"), "id: 'dddd-4' in the file of cccc-3"),
-        (make_task("cccc-3", instruction=5), "instruction: not a str: 5"),
-        (make_task("cccc-3", evaluator={}), "evaluator: no func"),
-    ],
-)
-def test_a_damaged_task_is_one_line_with_its_file(tmp_path, task, why):
-    clone = make_clone(tmp_path)
-    rewrite(clone, "os/cccc-3", task)
-    with pytest.raises(ValueError) as problem:
-        read_tasks(clone, ["os"])
-    assert str(problem.value).endswith(f"examples/os/cccc-3.json: {why}")
-
-
-def test_an_empty_list_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="the lists that are asked for are empty"):
-        read_tasks(make_clone(tmp_path, small={"os": []}), ["small"])
-
-
-def test_a_missing_task_is_one_line(tmp_path):
-    clone = make_clone(tmp_path, all={"os": ["eeee-5"]})
-    with pytest.raises(ValueError, match=r"os/eeee-5\.json: No such file"):
-        read_tasks(clone)
-
-
 # ---- what the user may have wrong ----------------------------------------------------------------
 
 
@@ -285,11 +188,12 @@ def no_planner(_observations, _envs):
     raise AssertionError("nothing may be played")
 
 
-def refused(tmp_path, **settings) -> str:
-    """The line that evaluate_osworld ends with; nothing may be written by then."""
-    settings = {"provider": "docker"} | settings
+def refused(tmp_path, provider="docker", path_to_vm="", **settings) -> str:
+    """The line that evaluate ends with; nothing may be written by then."""
+    player = Player(no_planner, "runs/x", 5)
+    machine = Machine(provider, path_to_vm)
     with pytest.raises(ValueError) as problem:
-        evaluate_osworld(no_planner, make_clone(tmp_path), tmp_path / "out", **settings)
+        evaluate(player, tmp_path / "out", make_clone(tmp_path), machine, **settings)
     assert not (tmp_path / "out").exists()
     assert "\n" not in str(problem.value)
     return str(problem.value)
@@ -335,7 +239,7 @@ def test_an_image_that_is_not_there_is_one_line(tmp_path):
 def vm(monkeypatch):
     for name in ("desktop_env", "requests", "gymnasium"):
         if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed: {osworld.INSTALL}")
+            pytest.skip(f"{name} is not installed: {osworld_machine.INSTALL}")
     machine = VirtualMachine()
     load_package(monkeypatch, machine)
     yield machine
@@ -350,8 +254,8 @@ def repaired(command: str) -> str:
 
 def open_world(vm, tmp_path, evaluator=TYPED, budget=15, history=4):
     """(a world after the reset of its only task, what was seen)"""
-    env = osworld.desktop_class()(provider_name="docker", cache_dir=str(tmp_path / "cache"))
-    task = osworld.Task("os", "cccc-3", make_task("cccc-3", evaluator=evaluator))
+    env = osworld_machine.desktop_class()(provider_name="docker", cache_dir=str(tmp_path / "cache"))
+    task = osworld_files.Task("os", "cccc-3", make_task("cccc-3", evaluator=evaluator))
     world = OSWorld(env, [task], history=history, budget=budget, pauses=NOW)
     seen, info = world.reset(0)
     assert info == {"oracle_steps": 0}
@@ -504,13 +408,21 @@ def follow(*steps):
     return plan
 
 
+def player_of(planner, **settings) -> Player:
+    return Player(planner, "runs/x", 5, **settings)
+
+
 def run(tmp_path, planner, **settings) -> dict:
-    """An evaluation without waiting, on the clone that is there or a new one."""
+    """An evaluation without waiting, on the clone that is there or a new one.
+
+    `planner`: or a Player.
+    """
     clone = tmp_path / "clone"
     if not clone.exists():
         make_clone(tmp_path)
-    settings = {"provider": "docker", "pauses": NOW, "model_name": "runs/x"} | settings
-    return evaluate_osworld(planner, clone, tmp_path / "out", **settings)
+    player = planner if isinstance(planner, Player) else player_of(planner)
+    machine = Machine("docker")
+    return evaluate(player, tmp_path / "out", clone, machine, pauses=NOW, **settings)
 
 
 def results_of(tmp_path):
@@ -540,7 +452,7 @@ def test_results_lie_as_the_official_runner_leaves_them(vm, tmp_path):
     assert (folder / "result.txt").read_text() == "1.0\n"
     assert "Setting up environment" in (folder / "runtime.log").read_text()
     args = json.loads((folder.parent.parent / "args.json").read_text())
-    assert (args["model"], args["max_steps"], args["provider_name"]) == ("runs/x", 15, "docker")
+    assert (args["player"], args["max_steps"], args["provider_name"]) == ("runs/x", 15, "docker")
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -551,8 +463,7 @@ def test_the_numbers(vm, tmp_path, capsys):
     rewrite(clone, "chrome/bbbb-2", make_task("bbbb-2", evaluator=half))
     rewrite(clone, "os/aaaa-1", make_task("aaaa-1", evaluator=INFEASIBLE))
     rewrite(clone, "os/cccc-3", make_task("cccc-3", evaluator=TYPED | {"func": "broken"}))
-    told = []
-    result = run(tmp_path, follow(Action("home"), *TYPE_AND_END), progress=told.append)
+    result = run(tmp_path, follow(Action("home"), *TYPE_AND_END))
     assert result["score"] == (1 + 0.5 + 0 + 0) / 4
     assert result["score_official"] == (1 + 0.5 + 0) / 3
     assert (result["n"], result["finished"], result["solved"]) == (4, 3, 1)
@@ -566,17 +477,23 @@ def test_the_numbers(vm, tmp_path, capsys):
         "solved": 1,
     }
     assert result["domains"]["os"]["score"] == 0.0
-    assert told == [0, 1, 1, 1, 1]
-    assert capsys.readouterr().err == ("warning: os/cccc-3 crashed: grading: KeyError: 'page'\n")
-    assert osworld.table(result).splitlines() == [
-        "domain                tasks  finished  solved   score  official",
-        "chrome                    2         2       1   75.0%     75.0%",
-        "os                        2         1       0    0.0%      0.0%",
-        "all                       4         3       1   37.5%     50.0%",
-        "score: a crashed task counts 0; official: over the finished ones. At most 15 steps "
-        "a task. Tool agent: none: the policy's own points",
-        "crashed: os/cccc-3: grading: KeyError: 'page'",
+    said = capsys.readouterr().err
+    assert "4/4" in said  # the bar
+    assert said.count("warning: ") == 1
+    assert "warning: os/cccc-3 crashed: grading: KeyError: 'page'\n" in said
+    *rows, rule, crash = osworld.table(result).splitlines()
+    assert [line.split() for line in rows] == [
+        ["domain", "tasks", "finished", "solved", "score", "official"],
+        ["chrome", "2", "2", "1", "75.0%", "75.0%"],
+        ["os", "2", "1", "0", "0.0%", "0.0%"],
+        ["all", "4", "3", "1", "37.5%", "50.0%"],
     ]
+    assert len({len(line) for line in rows}) == 1
+    assert rule == (
+        "score: a crashed task counts 0; official: over the finished ones. At most 15 steps "
+        "a task. Points by none: the policy's own points"
+    )
+    assert crash == "crashed: os/cccc-3: grading: KeyError: 'page'"
 
 
 def test_a_finished_task_is_not_played_again_and_a_crashed_one_is(vm, tmp_path):
@@ -596,8 +513,9 @@ def test_a_finished_task_is_not_played_again_and_a_crashed_one_is(vm, tmp_path):
 
 
 def test_a_half_finished_task_is_played_anew(vm, tmp_path):
+    run(tmp_path, follow(*TYPE_AND_END), tasks=["os/cccc-3"])
     left = results_of(tmp_path) / "os" / "cccc-3"
-    left.mkdir(parents=True)
+    (left / "result.txt").unlink()
     (left / "traj.jsonl").write_text('{"step_num": 1}\n{"step_')
     (left / "step_1_x.png").write_bytes(b"half")
     result = run(tmp_path, follow(*TYPE_AND_END), tasks=["os/cccc-3"])
@@ -627,8 +545,23 @@ def test_results_of_other_settings_are_not_mixed_in(vm, tmp_path):
     with pytest.raises(ValueError) as problem:
         run(tmp_path, no_planner, budget=15)
     assert str(problem.value) == (
-        f"{results_of(tmp_path)} holds results of another evaluation: max_steps 50, not 15"
+        f"{results_of(tmp_path)} was made with other settings: max_steps 50, not 15"
     )
+
+
+def test_results_of_something_else_are_left_alone(vm, tmp_path):
+    results_of(tmp_path).mkdir(parents=True)
+    (results_of(tmp_path) / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty, and has no args.json"):
+        run(tmp_path, no_planner)
+
+
+def test_after_more_training_a_run_has_another_folder(vm, tmp_path):
+    run(tmp_path, follow(*TYPE_AND_END), tasks=["os/cccc-3"])
+    trained = player_of(follow(*TYPE_AND_END), weights="abc")
+    run(tmp_path, trained, tasks=["os/cccc-3"])
+    folders = [path.name for path in results_of(tmp_path).parent.iterdir()]
+    assert sorted(folders) == ["runs_x", "runs_x_abc"]
 
 
 def test_a_tool_agent_sees_pixels_only_and_is_named_in_the_result(vm, tmp_path):
@@ -639,11 +572,9 @@ def test_a_tool_agent_sees_pixels_only_and_is_named_in_the_result(vm, tmp_path):
         return [Action(action.kind, action.text, (0.0, 0.0)) for action in actions]
 
     clicks = follow(Action("click", "Save", MIDDLE), Action("done"))
-    tasks = ["os/cccc-3"]
-    result = run(
-        tmp_path, clicks, tasks=tasks, tool_agent=upper_left, tool_agent_name="ocr", budget=1
-    )
-    assert result["tool_agent"] == "ocr"
+    reader = player_of(clicks, tool_agent=upper_left, tool_agent_name="ocr")
+    result = run(tmp_path, reader, tasks=["os/cccc-3"], budget=1)
+    assert result["points_by"] == "ocr"
     assert vm.commands == ["pyautogui.click(0, 0)"]
     [example_shown] = shown
     assert (example_shown.reference, example_shown.elements) == ((), ())
@@ -653,7 +584,7 @@ def test_a_tool_agent_sees_pixels_only_and_is_named_in_the_result(vm, tmp_path):
 def test_what_cannot_be_read_or_pointed_at_is_a_failed_step(vm, tmp_path):
     result = run(tmp_path, follow(Action("click", "Save")), tasks=["os/cccc-3"], budget=2)
     assert result["results"] == {"failed": 2}  # no point, then no forecast
-    assert result["tool_agent"] == osworld.OWN_POINTS
+    assert result["points_by"] == osworld.OWN_POINTS
     assert vm.commands == []
 
 
@@ -664,7 +595,7 @@ def test_the_rest_of_a_forecast_is_carried_along(vm, tmp_path):
         plans.append([str(action) for action in observations[0].plan])
         return follow(*TYPE_AND_END)(observations, envs)
 
-    run(tmp_path, plan, tasks=["os/cccc-3"], carry=True)
+    run(tmp_path, player_of(plan, carry=True), tasks=["os/cccc-3"])
     assert plans == [[], ["done"]]
 
 
@@ -742,7 +673,9 @@ def test_a_machine_that_cannot_be_stopped_is_a_warning(vm, tmp_path, monkeypatch
     monkeypatch.setattr(vm, "stop_emulator", refuse)
     result = run(tmp_path, follow(*TYPE_AND_END), tasks=["os/cccc-3"])
     assert result["score"] == 1.0
-    assert capsys.readouterr().err == "warning: the machine may still run (OSError: gone)\n"
+    said = capsys.readouterr().err
+    assert said.endswith("warning: the machine may still run (OSError: gone)\n")
+    assert said.count("warning: ") == 1
 
 
 def test_the_packages_log_is_left_as_it_was(vm, tmp_path):
@@ -760,7 +693,7 @@ def test_a_full_disk_is_no_result(vm, tmp_path, monkeypatch):
             raise OSError("No space left on device")
         write(path, text)
 
-    monkeypatch.setattr(osworld, "write", full)
+    monkeypatch.setattr(osworld_files, "write", full)
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path, follow(*TYPE_AND_END), tasks=["os/cccc-3"])
     assert vm.events == ["start", "stop"]

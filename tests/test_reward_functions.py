@@ -5,6 +5,7 @@ import base64
 import doctest
 import importlib.util
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from agent import format_forecast, parse_forecast
 from envs import Action, Example, Observation, ToyGUI, demonstration
 from extras import reward_functions
+from extras.ocr import INSTALL, Reader
 from extras.reward_functions import (
     easyr1_stage1,
     easyr1_stage2,
@@ -319,6 +321,48 @@ def test_a_vlm_can_stand_behind_a_server():
     url = question["messages"][0]["content"][0]["image_url"]["url"]
     file = base64.b64decode(url.removeprefix("data:image/png;base64,"))
     assert file == png(picture)
+
+
+def test_of_a_drag_a_server_is_asked_for_both_ends(monkeypatch):
+    places = {"drag Box": "(100, 200)", "click Bin": "(900, 800)"}
+
+    def ask_server(url, model, question, picture):
+        for words, place in places.items():
+            if words in question:
+                return place
+        return "nowhere"
+
+    monkeypatch.setattr(reward_functions, "ask_server", ask_server)
+    find_points = reward_functions.find_tool_agent("http://host/v1#some/model")
+    texts = ("Box to Bin", "Box to Nowhere", "Nothing to Bin")
+    drags = [Action("drag", text) for text in texts]
+    both, no_goal, nothing = find_points(drags, [toy_examples()[0]] * 3)
+    assert both == Action("drag", "Box to Bin", (0.1, 0.2), (0.9, 0.8))
+    assert no_goal == Action("drag", "Box to Nowhere", (0.1, 0.2))
+    assert nothing is None
+
+
+def test_the_reader_goes_by_its_name_as_in_training():
+    """It reads the picture of the row, in whatever form an engine hands it on."""
+    for package in ("rapidocr", "onnxruntime"):
+        pytest.importorskip(package, reason=f"OCR is optional: {INSTALL}")
+    env = ToyGUI("test", scale=2)
+    env.reset(0)
+    example = env.example(horizon=1)
+    label = env.oracle(1, exact=True)[0].text
+    picture = example.observation.screenshot()
+    row = to_columns(example, 0, HORIZON, tool_agent="ocr")
+    answers = [f"click {label}", f"click the {label.upper()} button", "click Nowhere"]
+    for screenshot in (picture, png(picture), base64.b64encode(png(picture)).decode()):
+        seen = row | {"screenshot": screenshot}
+        assert first_step_rewards(answers, [seen] * 3) == [1.0, 1.0, 0.0]
+
+
+def test_a_reader_that_is_not_installed_is_one_line(monkeypatch, dies):
+    monkeypatch.setattr("extras.vlm_tool_agent.load_reader", Reader)
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    row = to_columns(RECORDED, 0, HORIZON, tool_agent="ocr") | {"screenshot": None}
+    assert INSTALL in dies(first_step_rewards, ["click Save"], [row])
 
 
 def test_a_server_that_is_gone_is_no_refusal():

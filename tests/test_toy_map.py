@@ -10,10 +10,12 @@ from eval import oracle_planner
 from extras.toy_map import (
     CHAINS,
     DEEPER,
+    FORGIVEN,
     LETTERS,
+    LINES,
     MAP_SPLITS,
+    NAMES_ALONE,
     OTHER_NAME,
-    REFUSALS,
     SLOTS,
     WIDER,
     WORD_OF,
@@ -37,7 +39,7 @@ def button_of(env: ToyMap, page: str) -> Action:
 
 
 def right_click(env: ToyMap) -> Action:
-    return button_of(env, env.task.chains[0][env.clicks])
+    return button_of(env, env.task.way[env.clicks])
 
 
 # ---- tasks ---------------------------------------------------------------------------------------
@@ -89,7 +91,7 @@ def test_right_clicks_open_the_chain_page_by_page_and_the_goal_ends_the_episode(
     env = at_start(3)
     assert env.task.depth == 4 and env.oracle_steps == 5
     for number in range(5):
-        assert env.buttons()[env.task.order[number].index(0)] == env.task.chains[0][number]
+        assert env.buttons()[env.task.order[number].index(0)] == env.task.way[number]
         _, reward, terminated, truncated, info = env.step(right_click(env))
         assert info["result"] == "ok"
         assert (reward, terminated, truncated) == (float(number == 4), number == 4, False)
@@ -105,7 +107,7 @@ def test_a_wrong_click_ends_the_episode_unsolved():
 
 def test_a_refusal_costs_a_step_and_one_of_each_click_is_forgiven():
     env = at_start(0)
-    assert env.task.depth == 1 and env.max_steps == 2 * (1 + REFUSALS) == 4
+    assert env.task.depth == 1 and env.max_steps == 2 * (1 + FORGIVEN) == 4
     _, _, terminated, truncated, info = env.step(None, said="click Kilo")
     assert info["result"] == "failed" and not terminated and not truncated
     assert env.observe().history == ("click Kilo failed",)
@@ -146,7 +148,7 @@ def test_the_oracle_solves_every_task_in_depth_plus_one_clicks(split):
 
 def test_the_oracle_speaks_like_the_annotator_until_a_word_was_refused():
     env = at_start(3)
-    page = env.task.chains[0][0]
+    page = env.task.way[0]
     assert env.oracle(1)[0].text == env.task.spoken[page]
     env.step(None, said=f"click {WORD_OF[page]}")
     assert env.oracle(1)[0].text == page
@@ -182,7 +184,7 @@ def test_chance_is_one_in_three_a_click():
     for seed in range(900):
         env = at_start(seed)
         guess = rng.choice(env.buttons())
-        right += guess == env.task.chains[0][0]
+        right += guess == env.task.way[0]
     assert 0.28 < right / 900 < 0.39
 
 
@@ -256,17 +258,17 @@ def test_ways_lead_back_from_every_page_to_its_button():
 
 
 def test_drills_give_the_first_page_and_ask_for_the_rest():
-    drills = draw_drills(random.Random(0), tasks=100, between=" ", verb="", word_rate=0.0)
+    drills = draw_drills(random.Random(0), tasks=100, form=NAMES_ALONE, word_rate=0.0)
     for drill in drills:
         for given, written in drill.answers:
             assert given in LETTERS
             assert set(written.split()) <= set(LETTERS)
-    again = draw_drills(random.Random(0), tasks=100, between=" ", verb="", word_rate=0.0)
+    again = draw_drills(random.Random(0), tasks=100, form=NAMES_ALONE, word_rate=0.0)
     assert [drill.answers for drill in again] == [drill.answers for drill in drills]
 
 
 def test_walks_are_the_lines_of_a_forecast():
-    [drill, *_] = draw_drills(random.Random(1), 100, between="\n", verb="click ", word_rate=0.7)
+    [drill, *_] = draw_drills(random.Random(1), tasks=100, form=LINES, word_rate=0.7)
     longest = max(drill.answers, key=lambda answer: len(answer[1]))
     lines = (longest[0] + longest[1]).split("\n")
     assert all(line.startswith("click ") for line in lines)

@@ -21,6 +21,7 @@ from envs import Action, Example, ToyGUI, find_element
 from extras.loading import load_policy
 from extras.run_folder import read_run
 from extras.shared_prompt import SHARED
+from extras.toy_map import ToyMap
 from extras.warm_start import start_folder
 from extras.worlds import WORLDS
 from rewards import grounded_reward, group_advantages, trajectory_reward
@@ -474,6 +475,20 @@ def test_what_the_tool_agent_refuses_is_counted():
     assert score([group], "stage1", settings(horizon=3), tool_agent) == 0
 
 
+def test_a_filler_that_becomes_a_plan_is_paid_nothing():
+    truth = dataclasses.replace(
+        example_with_a_target(),
+        reference=(*example_with_a_target().reference[:1], Action("click", "Lima")),
+        goals=(),
+    )
+    label = next(label for label, box in truth.elements if box in truth.boxes)
+    texts = (f"click {label}\nclick Lima", f"click {label}\nclick Papa", f"click {label}")
+    for keep, rewards in ((True, [1.0, 0.0, 0.0]), (False, [1.0, 1.0, 1.0])):
+        group = Group(truth, None, written(*texts))
+        score([group], "stage2", settings(horizon=3, keep_filler=keep))
+        assert [rollout.reward for rollout in group.rollouts] == rewards
+
+
 def test_far_first_credits_in_the_order_of_writing():
     """The action that is executed is written last: it gets no credit for what stands before it."""
     truth = example()
@@ -552,8 +567,31 @@ def test_many_unreadable_answers_are_warned_about(tiny, tmp_path, capfd, monkeyp
 # ---- flags ---------------------------------------------------------------------------------------
 
 
-def test_defaults_are_the_config():
-    assert parse_config([]) == Config()
+def test_defaults_are_the_config_and_what_suits_the_world():
+    assert parse_config([]) == dataclasses.replace(Config(), **ToyMap.suits)
+    assert parse_config(["--env", "toy-gui"]) == dataclasses.replace(Config(), env="toy-gui")
+
+
+def test_a_flag_that_is_given_wins_over_what_suits_the_world():
+    config = parse_config(["--order", "near", "--no-control"])
+    assert (config.order, config.control) == ("near", False)
+    assert config.warmup_steps == ToyMap.suits["warmup_steps"]
+
+
+def test_a_model_or_data_of_ones_own_is_for_the_settings_world_in_the_papers_order(tmp_path):
+    for argv in (["--model", "somewhere"], ["--data", f"androidcontrol:{tmp_path}"]):
+        config = parse_config(argv)
+        assert (config.env, config.order, config.control) == ("toy-gui", "near", False)
+
+
+def test_help_says_the_defaults_of_the_world(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--env", "toy-gui", "--help"])
+    settings_world = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        parse_config(["--help"])
+    assert "(default: 600)" in capsys.readouterr().out
+    assert "(default: 600)" not in settings_world
 
 
 def another_value(field: dataclasses.Field, folder):
@@ -586,13 +624,14 @@ def another_value(field: dataclasses.Field, folder):
 @pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
 def test_every_field_is_a_flag_with_its_reason(field, tmp_path):
     value = another_value(field, tmp_path)
+    argv = ["--env", "toy-gui"]
     if value is True:
-        argv = [f"--{field.name}"]
+        argv += [f"--{field.name}"]
     elif value is False:
-        argv = [f"--no-{field.name}"]
+        argv += [f"--no-{field.name}"]
     else:
-        argv = [f"--{field.name}", str(value)]
-    expected = dataclasses.replace(Config(), **{field.name: value})
+        argv += [f"--{field.name}", str(value)]
+    expected = dataclasses.replace(Config(), **{"env": "toy-gui", field.name: value})
     if expected.model:  # defaults for a hub model
         expected = dataclasses.replace(
             expected, learning_rate=2e-5, gradient_checkpointing=True, micro_batch=1
@@ -695,7 +734,7 @@ def test_without_its_name_the_warm_start_is_made_all_the_same():
     why = Config.__dataclass_fields__["stages"].metadata["help"]
     assert "The warm start is made in any case" in why
     without = parse_config(["--stages", "stage1"])
-    assert train.warm_start_settings(without) == train.warm_start_settings(Config())
+    assert train.warm_start_settings(without) == train.warm_start_settings(parse_config([]))
 
 
 # ---- the model that the adapters stand on --------------------------------------------------------
@@ -729,6 +768,58 @@ def test_a_resumed_run_keeps_its_own_warm_start(tmp_path, monkeypatch, dies):
     assert made == [config.warmup_dir]
     named = dataclasses.replace(resumed, model="somewhere")
     assert find_base(named, run) == Path("somewhere")
+
+
+# ---- the control ---------------------------------------------------------------------------------
+
+
+def test_the_control_differs_in_looking_ahead_alone():
+    config = parse_config(["--env", "toy-gui", "--control", "--output_dir", "runs/a"])
+    control = train.reactive_control(config)
+    expected = dataclasses.replace(
+        config,
+        output_dir="runs/a/reactive",
+        control=False,
+        horizon=1,
+        stages="warmup,stage2",
+        stage2_updates=config.stage1_updates + config.stage2_updates,
+    )
+    assert control == expected
+    assert train.warm_start_settings(control) == train.warm_start_settings(config)
+
+
+def test_on_the_map_the_control_is_taught_to_look_up_silently():
+    control = train.reactive_control(parse_config([]))
+    assert (control.silent_hops, control.warmup_steps, control.warmup_horizon) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("stages", "updates"), [("warmup,stage1", 300), ("stage2", 200), ("stage1,stage2", 500)]
+)
+def test_the_control_has_as_many_updates(stages, updates):
+    control = train.reactive_control(parse_config(["--stages", stages]))
+    assert control.stage2_updates == updates
+
+
+@pytest.mark.parametrize(
+    ("argv", "has"),
+    [
+        ([], True),
+        (["--no-control"], False),
+        (["--stages", "warmup"], False),  # nothing is trained
+        (["--horizon", "1"], False),  # it is one itself
+        (["--env", "toy-gui"], False),
+        (["--env", "toy-gui", "--control"], True),
+    ],
+)
+def test_which_runs_have_a_control(argv, has):
+    assert train.has_control(parse_config(argv)) == has
+
+
+def test_a_model_of_ones_own_has_no_control(dies, tmp_path):
+    assert "--horizon 1" in dies(parse_config, ["--control", "--model", "somewhere"])
+    data = f"androidcontrol:{tmp_path}"
+    assert "--horizon 1" in dies(parse_config, ["--control", "--data", data])
 
 
 # ---- more mistakes -------------------------------------------------------------------------------
@@ -766,6 +857,16 @@ def shorten_courses(world: type, monkeypatch) -> None:
     monkeypatch.setattr(world, "courses", staticmethod(short))
 
 
+def check_control(run: Path) -> None:
+    """A run of its own, with as many updates, whose result stands beside the phases."""
+    control = run / "reactive"
+    lines = [json.loads(line) for line in (control / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["stage2"] * 4
+    own = json.loads((control / "results.json").read_text())["test"]["stage2"]
+    assert json.loads((run / "results.json").read_text())["test"]["reactive"] == own
+    assert (control / "adapter").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("env", WORLDS)
 def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
@@ -796,7 +897,11 @@ def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
     assert {"config.json", "metrics.jsonl", "rollouts.jsonl", "results.json"} <= names
     assert {"curves.png", "episode.png", "adapter", "stage1"} <= names
     results = json.loads((one / "results.json").read_text())
-    assert list(results["test"]) == ["random", "warmup", "stage1", "stage2", "oracle"]
+    phases = ["warmup", "stage1", "stage2", "random", "oracle"]
+    if env == "toy-map":
+        phases.append("reactive")
+        check_control(one)
+    assert list(results["test"]) == phases
     assert results["seed"] == 0
     assert results["seconds"]
     for result in results["test"].values():
@@ -805,7 +910,8 @@ def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
         assert 0 <= low <= result["success"] <= high <= 1
     assert read_run("one")["horizon"] == 2
     names = {path.name for path in (tmp_path / "warmup").iterdir()}
-    assert len(names) == 2 and "reading" in names  # the warm start was reused
+    # The warm start was reused; on the map the control has one of its own.
+    assert len(names) == (3 if env == "toy-map" else 2) and "reading" in names
 
     assert "one" in dies(train.main, [*flags, "--output_dir", "one"])
     train.main([*flags, "--output_dir", "one", "--resume"])
@@ -813,4 +919,4 @@ def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
 
     train.main([*flags, "--output_dir", "only_warm", "--stages", "warmup"])
     results = json.loads((tmp_path / "only_warm" / "results.json").read_text())
-    assert list(results["test"]) == ["random", "warmup", "oracle"]
+    assert list(results["test"]) == ["warmup", "random", "oracle"]

@@ -1,0 +1,135 @@
+"""What AndroidWorld needs around it: its package in a clone, adb, a running emulator.
+
+Called by androidworld.py. It checks that all is there, says in one line what is not, and connects.
+It plays nothing, and starts no emulator.
+"""
+
+import inspect
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from envs import one_line
+
+COMMIT = "d9c569f764b3a5629321858de03ff653d0f24056"  # 24 Feb 2026: what all this was tested with
+HOW_TO_INSTALL = "docs/online.md says how to install it"
+
+# ---- the package --------------------------------------------------------------------------------
+
+# What is called of android_world, and the parameters that it must have.
+CALLED = {
+    "android_world.agents.base_agent.AgentInteractionResult": "done data",
+    "android_world.agents.base_agent.EnvironmentInteractingAgent": "env transition_pause",
+    "android_world.checkpointer.IncrementalCheckpointer": "directory",
+    "android_world.env.adb_utils.get_adb_activity": "app_name",
+    "android_world.env.env_launcher.load_and_setup_env": "console_port adb_path grpc_port",
+    "android_world.env.json_action.JSONAction": "action_type x y text direction goal_status "
+    "app_name",
+    "android_world.registry.TaskRegistry": "",
+    "android_world.suite_utils.create_suite": "n_task_combinations seed tasks",
+    "android_world.suite_utils.run": "suite agent checkpointer process_episodes_fn",
+}
+
+
+def load_package(clone: Path) -> str:
+    """Import android_world from its clone, so that what runs is that commit; returns the commit.
+
+    ValueError in one line where there is no clone, a package is missing, or another version lacks
+    what is called here.
+    """
+    clone = clone.resolve()
+    if not (clone / "android_world" / "suite_utils.py").is_file():
+        raise ValueError(f"{clone}: no clone of github.com/google-research/android_world is there")
+    sys.path.insert(0, str(clone))
+    try:
+        for name, parameters in CALLED.items():
+            check_called(name, parameters.split())
+    except AttributeError as problem:
+        raise ValueError(f"{clone}: another version ({problem}); needed: commit {COMMIT}")
+    except Exception as problem:  # foreign code is imported: protobuf has errors of its own
+        reason = one_line(str(problem), 200)
+        raise ValueError(f"{clone}: android_world cannot be imported ({reason}); {HOW_TO_INSTALL}")
+    finally:
+        sys.path.remove(str(clone))
+    imported = Path(import_module("android_world").__file__).resolve()
+    if not imported.is_relative_to(clone):
+        raise ValueError(f"{clone}: android_world was imported from {imported.parent} before")
+    return commit_of(clone)
+
+
+def check_called(name: str, parameters: Sequence[str]) -> None:
+    """AttributeError where a module of theirs lacks this function or class, or a parameter."""
+    module_name, _, attribute = name.rpartition(".")
+    called = getattr(import_module(module_name), attribute)
+    has = inspect.signature(called).parameters
+    for parameter in parameters:
+        if parameter not in has:
+            raise AttributeError(f"{name} has no parameter {parameter}")
+
+
+def commit_of(clone: Path) -> str:
+    """The commit of a clone, with "-dirty" behind it where a file was changed; or "unknown"."""
+    # Its own .git: git would look for one in the folders above it, too.
+    git = ["git", f"--git-dir={clone / '.git'}", f"--work-tree={clone}"]
+    # No tag, but the hash itself.
+    command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+# ---- the phone ----------------------------------------------------------------------------------
+
+CONSOLE_PORT = 5554
+GRPC_PORT = 8554
+EMULATOR = f"emulator-{CONSOLE_PORT}"
+START_IT = f"start it with emulator -avd AndroidWorldAvd -no-snapshot -grpc {GRPC_PORT}"
+
+
+def find_adb() -> str:
+    """The adb in PATH, or where Android's SDK is usually installed."""
+    in_path = shutil.which("adb")
+    if in_path:
+        return in_path
+    for sdk in ("Android/Sdk", "Library/Android/sdk"):
+        adb = Path.home() / sdk / "platform-tools" / "adb"
+        if adb.is_file():
+            return str(adb)
+    raise ValueError("adb was not found: put Android's platform-tools into PATH")
+
+
+def check_emulator(adb: str) -> None:
+    """ValueError where no emulator runs, or one that does not listen where it must."""
+    try:
+        done = subprocess.run([adb, "devices"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise ValueError(f"{adb} does not work: {one_line(str(problem), 200)}")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    if [EMULATOR, "device"] not in lines:
+        raise ValueError(f"no {EMULATOR} in the list of `adb devices`: {START_IT}")
+    try:
+        socket.create_connection(("localhost", GRPC_PORT), timeout=10).close()
+    except OSError:
+        raise ValueError(f"{EMULATOR} does not listen on port {GRPC_PORT}: {START_IT}")
+
+
+def connect(adb: str):
+    """Their environment on the running emulator, as their run.py makes it."""
+    from absl import logging
+    from android_world.env import env_launcher
+
+    logging.set_verbosity(logging.FATAL)  # what goes wrong is said below, in one line
+    try:
+        env = env_launcher.load_and_setup_env(
+            console_port=CONSOLE_PORT, adb_path=adb, grpc_port=GRPC_PORT
+        )
+    except Exception as problem:  # of gRPC, adb or android_env
+        raise ValueError(f"{EMULATOR} does not answer: {one_line(str(problem), 200)}")
+    logging.set_verbosity(logging.WARNING)
+    return env
