@@ -1480,8 +1480,8 @@ def find_element(
     if action.kind == "drag":
         dragged, goal = split_drag(action.text, [label for label, _box in elements])
         if goal:
-            start = find_element(Action("click", dragged), elements, key, flaky)
-            end = find_element(Action("click", goal), elements, key)
+            start = find_element(Action("click", dragged), elements, key, flaky, aliases)
+            end = find_element(Action("click", goal), elements, key, flaky, aliases)
             if start is None:
                 return None
             if end is None:

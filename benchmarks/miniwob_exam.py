@@ -100,8 +100,6 @@ def summary(archive: Archive, tasks: Sequence[str], seeds: int) -> dict:
     solved = [episode.success for episode in episodes]
     paid = [theirs(episode) for episode in episodes]
     steps = [step for episode in episodes for step in episode.steps]
-    results = [step["result"] for step in steps]
-    unreadable = [step for step in steps if not step["forecast"]]
     return {
         "tasks": len(tasks),
         "seeds": seeds,
@@ -109,13 +107,21 @@ def summary(archive: Archive, tasks: Sequence[str], seeds: int) -> dict:
         **success_numbers(solved, tasks),
         "browsergym": success_numbers(paid, tasks),
         "crashed": sum(episode.crashed for episode in episodes),
-        "failed": results.count("failed") / len(steps),
-        "impossible": results.count("impossible") / len(steps),
-        "unreadable": len(unreadable) / len(steps),
+        **step_shares(steps),
         "steps_per_episode": len(steps) / len(episodes),
         "tokens_per_episode": mean(episode.tokens for episode in episodes),
         "seconds": round(sum(episode.seconds for episode in episodes), 1),
         "by_task": by_task,
+    }
+
+
+def step_shares(steps: Sequence[dict]) -> dict:
+    results = [step["result"] for step in steps]
+    unreadable = [step for step in steps if not step["forecast"]]
+    return {
+        "failed": results.count("failed") / len(steps),
+        "impossible": results.count("impossible") / len(steps),
+        "unreadable": len(unreadable) / len(steps),
     }
 
 
@@ -162,9 +168,15 @@ def table(result: dict) -> str:
 
 
 def success_line(rule: str, numbers: dict) -> str:
-    low, high = numbers["ci95"]
-    low_tasks, high_tasks = numbers["ci95_over_tasks"]
+    success = table_row(rule, percent(numbers["success"]))
+    of_episodes = interval(numbers["ci95"])
+    of_tasks = interval(numbers["ci95_over_tasks"])
     return (
-        f"{table_row(rule, percent(numbers['success']))}   95 % intervals: {low:.1%} to {high:.1%} "
-        f"(Wilson, of all episodes), {low_tasks:.1%} to {high_tasks:.1%} (over tasks, bootstrap)"
+        f"{success}   95 % intervals: {of_episodes} (Wilson, of all episodes), "
+        f"{of_tasks} (over tasks, bootstrap)"
     )
+
+
+def interval(ends: Sequence[float]) -> str:
+    low, high = ends
+    return f"{percent(low)} to {percent(high)}"

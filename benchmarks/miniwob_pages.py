@@ -39,21 +39,21 @@ class Memory:
     """Pages by their places, and words by their tasks.
 
     Processes may share a file, and one that is killed leaves it whole. Raises ValueError, one line,
-    for a file that cannot be read or written.
+    for a file that is none of ours, and OSError where nothing more can be written.
     """
 
     def __init__(self, file: Path | None = None):
         """`file`: made where it is not there; None: until the process ends."""
-        where = ":memory:" if file is None else str(file)
+        self.where = ":memory:" if file is None else str(file)
         try:
             # Autocommit: what was seen is kept at once.
-            self.rows = sqlite3.connect(where, timeout=60, isolation_level=None)
+            self.rows = sqlite3.connect(self.where, timeout=60, isolation_level=None)
             self.rows.execute("PRAGMA synchronous = OFF")  # only a power cut could harm it
             self.rows.execute(
                 "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, text TEXT, picture BLOB)"
             )
         except sqlite3.Error as error:
-            raise ValueError(f"{where}, where pages are kept: {error}; remove it") from error
+            raise ValueError(f"{self.where}, where pages are kept: {error}; remove it") from error
 
     def find(self, place: Place) -> Page | None:
         found = self.row(place.name)
@@ -78,7 +78,10 @@ class Memory:
     def write(self, name: str, value: object, picture: bytes) -> None:
         # What another process has written meanwhile stays: it is the same.
         row = (name, json.dumps(value), picture)
-        self.rows.execute("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", row)
+        try:
+            self.rows.execute("INSERT OR IGNORE INTO kept VALUES (?, ?, ?)", row)
+        except sqlite3.Error as error:  # the disk is full
+            raise OSError(None, str(error), self.where) from error
 
     def close(self) -> None:
         self.rows.close()

@@ -143,6 +143,7 @@ class Settings:
 
     @property
     def main_split(self) -> str:
+        """What arms are compared on, and what a probe asks about."""
         return self.split or "test"
 
 

@@ -98,8 +98,11 @@ def by_kind(metrics: Sequence[Mapping]) -> dict[str, dict]:
 
 
 def start_numbers(runs: Sequence[dict]) -> dict:
-    """Batches, target tokens and seconds of a processor of all lessons together, and what was right
-    in the check, one number a seed; the check's kinds of actions; empty without a warm start."""
+    """What the warm starts took and could do, one number a seed; empty without a warm start.
+
+    batches, target_tokens, processor_seconds: of all lessons together. first_action, by_kind: right
+    in the check of the start, without a plan in the prompt.
+    """
     starts = [run.get("start") for run in runs]
     if not all(starts):
         return {}
@@ -257,10 +260,12 @@ def dials(records: Mapping[str, dict]) -> dict:
     if "teaching" in records:
         success["settings"] = success_of(records["teaching"], SETTINGS_ARMS)
     used = [records[name] for name in ("map", "memory", "teaching") if name in records]
+    made_by = each_once(record["commit"].split(", ") for record in used)
+    minutes = sum(record["minutes"] for record in used)
     return success | {
-        "commit": ", ".join(each_once(record["commit"].split(", ") for record in used)),
+        "commit": ", ".join(made_by),
         "commands": [record["command"] for record in used],
-        "minutes": round(sum(record["minutes"] for record in used), 1),
+        "minutes": round(minutes, 1),
     }
 
 

@@ -298,7 +298,8 @@ def in_columns(rows: Sequence[Sequence[str]]) -> str:
     arm      success
     tracer1        5
     """
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    columns = zip(*rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
     lines = []
     for first, *others in rows:
         cells = [first.ljust(widths[0])]

@@ -4,7 +4,7 @@
     over_seeds   a mean over runs: with other seeds in training
     over_tasks   a mean over tasks: with other tasks
 
-Called by eval.py, benchmarks/online.py and by what compares arms.
+Called by eval.py, benchmarks/miniwob_exam.py and by what compares arms.
 It says nothing of two arms: their differences, task by task, are made in extras/dials.py.
 """
 

@@ -73,7 +73,7 @@ MAP_ARMS = {
     "tracer1": Arm(PLAN),
     "reactive": Arm(reactive(hops=1)),
     "reactive_start": Arm(reactive(hops=1), adapter=None),
-    # As many lines as a plan has, but they say the goal over and over.
+    # As many lines as a plan has, but they say the goal over and over, in RL too (--keep_filler).
     "filler": Arm(f"{FILLER} --keep_filler {GROUNDED}", splits=FEW),
     "filler_start": Arm(f"{FILLER} --keep_filler {GROUNDED}", adapter=None, splits=FEW),
     # A plan that is written after the action that is executed.
@@ -94,7 +94,7 @@ MAP_ARMS = {
     "reactive_tokens": Arm(reactive(hops=1), updates_times=PLAN_TOKENS, splits=FEW),
     "silent_2": Arm(reactive(hops=2), splits=FEW),
     "silent_3": Arm(reactive(hops=3), splits=FEW),
-    # The same start without the ban: RL may make plans of the fillers.
+    # As `filler`, but RL may make plans of the fillers.
     "filler_free": Arm(f"{FILLER} {GROUNDED}", splits=FEW),
     # A start whose fillers are another task's words.
     "filler_words": Arm(
@@ -226,7 +226,7 @@ TEACHING_STUDY = Study(
 
 # ---- forms of a forecast -------------------------------------------------------------------------
 
-FORM_WORLDS = {"gui": "--env toy-gui", "map": f"{MAP} {MAP_RECIPE}"}
+FORM_WORLDS = {"gui": "--env toy-gui", "map": f"{MAP} --order near {MAP_RECIPE}"}
 FORMS = {
     "near": Arm(""),
     "far": Arm("--order far"),

@@ -7,7 +7,7 @@ First the vision tower learns to read. Then come the courses that a world may br
 language model imitates a demonstrator that is often wrong, and perhaps once more with plans of its
 own in the prompts. A check on held-out states tells whether the result is fit to be compared.
 
-    <warmup_dir>/reading/<name>/    a model that has learnt to read; several warm starts share it
+    <warmup_dir>/lessons/<name>/    a model after its first lessons, which several warm starts share
     <warmup_dir>/<name>/            a warm start; warmup.json says how it was made
 """
 
@@ -106,6 +106,16 @@ class WarmStart:
             "words": self.words,
         }
 
+    def taught_by(self, courses: Sequence[Course]) -> dict:
+        """What decides about the model after the reading lesson and these courses."""
+        return self.read_by() | {
+            "order": self.order,
+            "thinking": self.thinking,
+            "forecast_states": self.forecast_states,
+            "warmup_lr": self.warmup_lr,
+            "courses": [(course.name, course.batches) for course in courses],
+        }
+
 
 def warm_base(settings: WarmStart, folder: str | Path) -> Path:
     """Where the model with these settings is, below `folder`; made if it is not there yet."""
@@ -113,17 +123,10 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
     if (finished / "warmup.json").exists():
         return finished
     tell_why_anew(settings, folder)
-    reading = reading_base(settings, folder)
+    base = after_courses(settings, folder, courses_of(settings))
     work = unfinished(finished)
-    leave = shutil.ignore_patterns("reading.json")
-    shutil.copytree(reading, work, ignore=leave, dirs_exist_ok=True)
-    policy = load_policy(work)
-    policy.far_first = settings.order == "far"
-    policy.forecast_states = settings.forecast_states
-    let_think(policy, settings.thinking)
-    lessons = {"reading": json.loads((reading / "reading.json").read_text())["lesson"]}
-    for course in courses_of(settings):
-        lessons[course.name] = teach_course(policy, settings, course)
+    policy = go_on_with(base, work, settings)
+    lessons = lessons_of(base)
     if settings.warmup_steps > 0:
         lessons["imitating"] = imitate(policy, settings)
     if settings.warmup_own_plans:
@@ -138,6 +141,17 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
     write(work / "warmup.json", json.dumps(learnt, indent=1))
     put_in_place(work, finished)
     return finished
+
+
+def go_on_with(base: Path, work: Path, settings: WarmStart) -> Policy:
+    """A copy of the model in `base`, as a policy that answers as it is to be taught."""
+    leave = shutil.ignore_patterns(LESSONS)
+    shutil.copytree(base, work, ignore=leave, dirs_exist_ok=True)
+    policy = load_policy(work)
+    policy.far_first = settings.order == "far"
+    policy.forecast_states = settings.forecast_states
+    let_think(policy, settings.thinking)
+    return policy
 
 
 # ---- folders, named by all that decides about what is in them ------------------------------------
@@ -161,6 +175,10 @@ def start_folder(settings: WarmStart, folder: str | Path) -> Path:
     another machine made keeps its folder, for the runs whose adapters stand on it.
     """
     return Path(folder) / name_of(settings.made_by(), made_with(settings.env))
+
+
+def lessons_folder(made_by: dict, settings: WarmStart, folder: str | Path) -> Path:
+    return Path(folder) / "lessons" / name_of(made_by, made_with(settings.env))
 
 
 def name_of(*parts: dict) -> str:
@@ -232,6 +250,23 @@ def what_changed(before: dict, now: dict) -> str:
     return ", ".join(reasons)
 
 
+LESSONS = "lessons.json"
+
+
+def is_taught(folder: Path) -> bool:
+    return (folder / LESSONS).exists()
+
+
+def write_lessons(folder: Path, made_by: dict, lessons: dict) -> None:
+    """The last file of a folder: with it, the folder is whole."""
+    write(folder / LESSONS, json.dumps({"made_by": made_by, "lessons": lessons}, indent=1))
+
+
+def lessons_of(folder: Path) -> dict:
+    """What each of the model's lessons took."""
+    return json.loads((folder / LESSONS).read_text())["lessons"]
+
+
 def unfinished(folder: Path) -> Path:
     """Where it is made: renamed when it is whole, so two runs may warm up side by side."""
     return folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
@@ -288,16 +323,15 @@ def reading_base(settings: WarmStart, folder: str | Path) -> Path:
 
     All warm starts of one world and seed begin with it.
     """
-    name = name_of(settings.read_by(), made_with(settings.env))
-    finished = Path(folder) / "reading" / name
-    if (finished / "reading.json").exists():
+    finished = lessons_folder(settings.read_by(), settings, folder)
+    if is_taught(finished):
         return finished
     work = unfinished(finished)
     make_tiny(work, settings.words, settings.seed)
     policy = load_policy(work)
-    learnt = {"read_by": settings.read_by(), "lesson": teach_reading(policy, settings)}
+    lessons = {"reading": teach_reading(policy, settings)}
     policy.core.save_pretrained(work)
-    write(work / "reading.json", json.dumps(learnt, indent=1))
+    write_lessons(work, settings.read_by(), lessons)
     put_in_place(work, finished)
     return finished
 
@@ -538,6 +572,28 @@ def courses_of(settings: WarmStart) -> Sequence[Course]:
     if not hasattr(world, "courses"):
         return ()
     return world.courses(settings)
+
+
+def after_courses(settings: WarmStart, folder: str | Path, courses: Sequence[Course]) -> Path:
+    """Where the model is that was taught to read and then these courses, the last one last.
+
+    What is not there yet is taught. Starts that begin with the same courses share them.
+    """
+    if not courses:
+        return reading_base(settings, folder)
+    *earlier, course = courses
+    finished = lessons_folder(settings.taught_by(courses), settings, folder)
+    if is_taught(finished):
+        return finished
+    base = after_courses(settings, folder, earlier)
+    work = unfinished(finished)
+    policy = go_on_with(base, work, settings)
+    lessons = lessons_of(base)
+    lessons[course.name] = teach_course(policy, settings, course)
+    policy.core.save_pretrained(work)
+    write_lessons(work, settings.taught_by(courses), lessons)
+    put_in_place(work, finished)
+    return finished
 
 
 def teach_course(policy: Policy, settings: WarmStart, course: Course) -> dict:

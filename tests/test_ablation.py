@@ -39,7 +39,7 @@ SETTINGS = Settings(
     jobs=1,
     limit=300,
     split="",
-    flags=[],
+    flags=["--env", "toy-gui"],
     stage1_updates=300,
     stage2_updates=200,
 )
@@ -167,7 +167,9 @@ def test_a_folder_of_another_configuration_is_told_before_anything_is_run(tmp_pa
     monkeypatch.setattr(ablation, "run_jobs", lambda *_: pytest.fail("something was run"))
     folder = tmp_path / "tracer1-0"
     (folder / "adapter").mkdir(parents=True)
-    config = parse_config(["--eval_tasks", "20", "--eval_split", "dev", "--gamma", "0.1"])
+    config = parse_config(
+        ["--env", "toy-gui", "--eval_tasks", "20", "--eval_split", "dev", "--gamma", "0.1"]
+    )
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     settings = replace(SETTINGS, root=tmp_path, split="dev")
     with pytest.raises(ValueError, match=r"other settings \(gamma 0.1, not 0.9\)"):

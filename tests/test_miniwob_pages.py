@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -106,7 +107,9 @@ def test_processes_share_a_file(tmp_path):
 def test_a_file_that_is_none_of_ours_is_one_line(tmp_path):
     file = tmp_path / "pages.sqlite"
     file.write_text("not a database, but long enough to be taken for one" * 50)
-    with pytest.raises(ValueError, match=r"pages\.sqlite, where pages are kept: .*remove it") as error:
+    with pytest.raises(
+        ValueError, match=r"pages\.sqlite, where pages are kept: .*remove it"
+    ) as error:
         Memory(file)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="where pages are kept"):
@@ -115,3 +118,13 @@ def test_a_file_that_is_none_of_ours_is_one_line(tmp_path):
     other.execute("CREATE TABLE things (name TEXT)")
     other.close()
     assert Memory(tmp_path / "other.sqlite").find(HERE) is None
+
+
+def test_a_disk_that_is_full_is_an_error_of_the_disk(tmp_path):
+    """As train.py tells it: the file, and that --resume goes on."""
+    memory = Memory(tmp_path / "pages.sqlite")
+    memory.rows.execute("PRAGMA max_page_count = 3")
+    with pytest.raises(OSError, match="full") as error:
+        for seed in range(50):
+            memory.keep(Place("click-tab", seed, 1), replace(page(), picture=bytes(5000)))
+    assert error.value.filename == str(tmp_path / "pages.sqlite")

@@ -1,16 +1,15 @@
-"""Training in MiniWoB++: the way to a page, what is remembered of it, whether a step leads where the
-oracle's does, and a whole run in a real browser. Episodes themselves: test_miniwob.py."""
+"""Training in MiniWoB++: the way to a page, what is remembered of it, whether a step leads where
+the oracle's does, a whole run in a real browser. Episodes themselves: test_miniwob.py."""
 
-import dataclasses
 import gc
 import json
-import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
+from test_miniwob import picture
 
 import train
 from agent import Group, Rollout
@@ -22,7 +21,6 @@ from envs import Action, demonstration
 from extras import warm_start
 from extras.warm_start import look_around, made_with, names_target, teach_reading
 from extras.worlds import find_world
-from test_miniwob import picture
 from train import first_step_reward, parse_config, score, warm_start_settings
 
 MISSING = [name for name in ("chromium", "chromedriver", "setpriv") if shutil.which(name) is None]
@@ -311,7 +309,9 @@ def test_examples_know_the_moment_in_which_they_were_made(pool):
 
 
 def settings(*flags: str):
-    return warm_start_settings(parse_config(["--env=miniwob:enter-text", "--train_tasks=5", *flags]))
+    return warm_start_settings(
+        parse_config(["--env=miniwob:enter-text", "--train_tasks=5", *flags])
+    )
 
 
 @pytest.fixture
@@ -341,8 +341,8 @@ def test_the_reading_lesson_looks_at_what_was_kept(installed, monkeypatch, tmp_p
     chosen = settings("--reading_steps=2")
     reading = warm_start.reading_base(chosen, tmp_path)
     performed = Typewriter.performed
-    learnt = json.loads((reading / "reading.json").read_text())
-    assert learnt["lesson"]["batches"] == 2
+    learnt = json.loads((reading / "lessons.json").read_text())
+    assert learnt["lessons"]["reading"]["batches"] == 2
     policy = warm_start.load_policy(reading)
     teach_reading(policy, chosen)
     assert Typewriter.performed == performed
@@ -410,11 +410,12 @@ SHORT = (
 
 @pytest.fixture
 def real(monkeypatch):
-    """Real browsers that are gone afterwards, few words and few screens."""
+    """Real browsers that are gone afterwards, few words and screens, short episodes."""
     forget()
     monkeypatch.setattr(miniwob, "SCANNED", 25)
     monkeypatch.setattr(miniwob.MiniWoB, "screens_kept", 32)
     monkeypatch.setattr(miniwob, "MEMORY", None)  # and put back afterwards
+    monkeypatch.setattr(miniwob.MiniWoB, "max_steps", 2)  # these tasks take one
     short_check = warm_start.check_start
     monkeypatch.setattr(warm_start, "check_start", lambda *of: short_check(*of, n=3))
     yield
@@ -428,7 +429,7 @@ def lines_of(folder) -> list[dict]:
 
 
 @in_a_browser
-def test_a_whole_run_and_one_that_was_resumed_end_alike(real, tmp_path):
+def test_a_whole_run_and_one_that_was_resumed_end_alike(real, tmp_path, monkeypatch):
     def run(folder: str, *flags: str) -> list[dict]:
         output = tmp_path / folder
         warm = f"--warmup_dir={tmp_path / 'warm'}"
@@ -445,25 +446,26 @@ def test_a_whole_run_and_one_that_was_resumed_end_alike(real, tmp_path):
     class Killed(Exception):
         pass
 
+    save = train.RunFolder.save
+
     def die_in_stage_2(run, policy, optimizer, stage, update) -> None:
         save(run, policy, optimizer, stage, update)
         if (stage, update) == ("stage2", 1):
             raise Killed
 
-    save = train.RunFolder.save
-    train.RunFolder.save = die_in_stage_2
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(train.RunFolder, "save", die_in_stage_2)
         with pytest.raises(Killed):
             run("resumed")
-    finally:
-        train.RunFolder.save = save
     demonstration.cache_clear()
+    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)  # once is enough
     assert run("resumed", "--resume") == whole
 
 
 @in_a_browser
-def test_the_oracles_steps_lead_right_in_the_browser_and_others_do_not(real):
+def test_the_oracles_steps_lead_right_in_the_browser_and_others_do_not(real, monkeypatch):
     """A page of each of some tasks that docs/online.md trains in, without a memory."""
+    monkeypatch.setattr(miniwob.MiniWoB, "max_steps", 5)
     world = find_world(f"{TASKS},click-button-sequence,enter-text,drag-box")
     for seed in range(5):
         env = world("train")

@@ -162,6 +162,12 @@ def test_flags_that_are_not_given_are_left_to_the_defaults(bench):
             ["osworld", "--planner", "nothing", "--data", "x", "--provider", "cloud9"],
             "unknown provider 'cloud9'",
         ),
+        # before a model is loaded: there is none here
+        (["androidworld", "--model", "nowhere", "--data", "x"], "x: no clone of github.com"),
+        (
+            ["osworld", "--model", "nowhere", "--data", "x", "--provider", "cloud9"],
+            "unknown provider 'cloud9'",
+        ),
         (["toy-gui", "--planner", "oracle"], "--planner goes with --bench miniwob or"),
         (["gta", "--run", "x", "--seeds", "3"], "--seeds goes with --bench miniwob"),
     ],

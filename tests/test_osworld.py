@@ -150,6 +150,10 @@ def allowed_as_text(text: str) -> bool:
 @example(ASCII_ATTACK)
 @example(PASTED_ATTACK)
 @example("a<b<<c")
+@example("it's")
+@example('say "no"')
+@example("C:\\new")
+@example("f(x)")
 def test_any_text_is_typed_exactly_and_nothing_else_happens(text):
     command = typed(text)
     if not text or not allowed_as_text(text):

@@ -217,6 +217,12 @@ def test_two_forms_are_ways_to_play_with_the_same_run(world):
     assert trained == {f"{form}_{world}" for form in forms}
 
 
+def test_the_forms_of_the_map_are_in_the_order_that_they_are_named_after():
+    for form in ("near", "thought", "carried", "agreement", "last_plan"):
+        assert config_of("forms", f"{form}_map").order == "near"
+    assert config_of("forms", "far_map").order == "far"
+
+
 def test_a_world_has_its_own_recipe_wherever_it_is_trained():
     on_map = config_of("forms", "far_map")
     assert on_map.warmup_steps == config_of("map", "tracer1").warmup_steps

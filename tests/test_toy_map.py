@@ -21,6 +21,7 @@ from extras.toy_map import (
     WORD_OF,
     ToyMap,
     draw_drills,
+    draw_silent_drills,
     make_map_task,
 )
 
@@ -272,6 +273,21 @@ def test_walks_are_the_lines_of_a_forecast():
     longest = max(drill.answers, key=lambda answer: len(answer[1]))
     lines = (longest[0] + longest[1]).split("\n")
     assert all(line.startswith("click ") for line in lines)
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+def test_a_silent_drill_asks_for_a_click_and_names_what_a_plan_would_say_first(hops):
+    for drill in draw_silent_drills(random.Random(0), tasks=100, hops=hops):
+        [(given, written)] = drill.answers
+        assert given == ""
+        kind, name = written.split()
+        assert kind == "click"
+        said = drill.observation.instruction.removeprefix("open ")
+        goal, *back = drill.inner  # letters; a word begins with its letter
+        assert goal == said[0]
+        assert len(back) < hops
+        if hops > 1 and not back:  # the goal has a button
+            assert name[0] == goal
 
 
 def test_moves_and_strays_are_legal_and_wandering_stays_on_the_map():

@@ -911,7 +911,7 @@ def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
     assert read_run("one")["horizon"] == 2
     names = {path.name for path in (tmp_path / "warmup").iterdir()}
     # The warm start was reused; on the map the control has one of its own.
-    assert len(names) == (3 if env == "toy-map" else 2) and "reading" in names
+    assert len(names) == (3 if env == "toy-map" else 2) and "lessons" in names
 
     assert "one" in dies(train.main, [*flags, "--output_dir", "one"])
     train.main([*flags, "--output_dir", "one", "--resume"])

@@ -70,7 +70,7 @@ def test_a_warm_start_is_made_once_for_its_settings(tmp_path, monkeypatch, unche
     assert made_by["reading_steps"] == 2
     assert "max_grad_norm" not in made_by
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {folder.name, "reading"}  # nothing unfinished
+    assert names == {folder.name, "lessons"}  # nothing unfinished
 
     monkeypatch.setattr(warm_start, "imitate", lambda *_: pytest.fail("made again"))
     assert warm_base(settings(), tmp_path) == folder
@@ -122,7 +122,7 @@ def test_starts_of_one_world_and_seed_share_the_reading_lesson(tmp_path, monkeyp
     for changes in ({"reading_steps": 3}, {"seed": 1}, {"train_tasks": 21}, {"thinking": 4}):
         warm_base(settings(**changes), tmp_path)
     assert len(made) == 5
-    assert len(list((tmp_path / "reading").iterdir())) == 5
+    assert len(list((tmp_path / "lessons").iterdir())) == 5
 
 
 def test_a_start_of_other_code_or_another_machine_is_made_anew_and_stays(
@@ -404,6 +404,39 @@ def test_a_world_brings_its_courses_between_reading_and_imitating(tmp_path, monk
     lessons = read_json(folder / "warmup.json")["lessons"]
     assert list(lessons) == ["reading", "names near", "imitating"]
     assert lessons["names near"]["batches"] == 2
+
+
+def test_starts_share_the_courses_that_they_begin_with(tmp_path, monkeypatch, unchecked):
+    """And are then what each would be by itself, to the bit."""
+
+    class Taught(ToyGUI):
+        @staticmethod
+        def courses(settings: WarmStart) -> list[Course]:
+            courses = [Course("names", batches=2, draw=drills)]
+            if settings.silent_hops > 0:
+                courses.append(Course("silent", batches=2, draw=drills))
+            return courses
+
+    taught = []
+    teach = warm_start.teach_course
+
+    def note(policy, settings, course):
+        taught.append(course.name)
+        return teach(policy, settings, course)
+
+    monkeypatch.setattr(warm_start, "find_world", lambda name, states=False: Taught)
+    monkeypatch.setattr(warm_start, "teach_course", note)
+    warm_base(settings(), tmp_path / "shared")
+    silent = settings(silent_hops=1, warmup_steps=0)
+    shared = warm_base(silent, tmp_path / "shared")
+    assert taught == ["names", "silent"]
+    alone = warm_base(silent, tmp_path / "alone")
+    assert taught == ["names", "silent", "names", "silent"]
+    weights = load_policy(alone).core.state_dict()
+    for name, weight in load_policy(shared).core.state_dict().items():
+        assert torch.equal(weight, weights[name])
+    warm_base(settings(order="far"), tmp_path / "shared")  # its prompts are others
+    assert taught[4:] == ["names"]
 
 
 # ---- own plans -----------------------------------------------------------------------------------
