@@ -117,8 +117,9 @@ class Config:
     env: str = flag(
         "toy-map",
         "the world to train in: toy-map, toy-gui, toy-tools, or toy-gui with its memory dial, "
-        "toy-gui:memory=0.5; its model speaks no other world's words. With --data or --model "
-        "toy-gui. What suits a world (`suits` in its class) is the default of other flags",
+        "toy-gui:memory=0.5, or tasks of MiniWoB++ in a browser, miniwob:click-test-2,click-tab; "
+        "its model speaks no other world's words. With --data or --model toy-gui. What suits a "
+        "world (`suits` in its class) is the default of other flags",
         begins="world and data",
     )
     data: str = flag(
@@ -309,6 +310,10 @@ class Config:
         "toy-map: up to how many look-ups the warm start teaches to do silently, before the first "
         "word of an answer: what a reactive agent needs for tasks of that depth",
     )
+    silent_batches: int = flag(
+        800,
+        "toy-map: batches for each depth of silent look-ups; with 800 they are not learnt fully",
+    )
     warmup_dir: str = flag(
         "runs/warmup",
         "warm-started models are kept here and reused by later runs with the same warm-up settings",
@@ -343,6 +348,7 @@ AT_LEAST = {
     "warmup_batch": 1,
     "warmup_horizon": 1,
     "reading_steps": 1,
+    "silent_batches": 1,
     "eval_tasks": 1,
     "save_every": 1,
     "lora_rank": 1,

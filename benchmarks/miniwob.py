@@ -431,6 +431,15 @@ class MiniWoB:
     grid = (WIDTH // CELL, HEIGHT // CELL)
     words = CollectedWords()
     max_steps = MAX_STEPS
+    # Flags of train.py that suit this world: docs/online.md has what they lead to.
+    suits = {
+        "train_tasks": 400,  # each page takes a browser a third of a second, once
+        "reading_steps": 300,
+        "warmup_steps": 30,  # half of these tasks are imitated in no time: room is left for RL
+        "prompts_per_update": 8,
+        "stage1_updates": 150,
+        "stage2_updates": 300,
+    }
     keep_pages = staticmethod(remember_pages)
     screens_kept = 1000  # so many are looked at for the reading lesson, again and again
     # Files that decide what is learnt here, beside this one.

@@ -63,8 +63,8 @@ def reactive(hops: int) -> str:
     asked for one action only and imitates nothing after that: among tasks of all depths it would
     unlearn d = 1 (docs/experiments.md).
     """
-    start = f"--warmup_steps 0 --warmup_horizon 1 --horizon 1 --silent_hops {hops}"
-    return f"{MAP} {start} {GROUNDED}"
+    taught = f"--warmup_steps 0 --warmup_horizon 1 --silent_hops {hops} --silent_batches 1600"
+    return f"{MAP} {taught} --horizon 1 {GROUNDED}"
 
 
 MAP_ARMS = {
@@ -92,8 +92,8 @@ MAP_ARMS = {
     # sampled tokens as TraceR1; given what depth 2 and depth 3 need.
     "reactive_plain": Arm(f"{PLAN} --horizon 1 {GROUNDED}", splits=FEW),
     "reactive_tokens": Arm(reactive(hops=1), updates_times=PLAN_TOKENS, splits=FEW),
-    "silent_2": Arm(reactive(hops=2), splits=FEW),
-    "silent_3": Arm(reactive(hops=3), splits=FEW),
+    "silent_2": Arm(reactive(hops=2), splits=FEW, most_seeds=3),
+    "silent_3": Arm(reactive(hops=3), splits=FEW, most_seeds=3),
     # As `filler`, but RL may make plans of the fillers.
     "filler_free": Arm(f"{FILLER} {GROUNDED}", splits=FEW),
     # A start whose fillers are another task's words.

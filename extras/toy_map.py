@@ -498,7 +498,7 @@ class ToyMap:
         courses.append(Course("names", 200, names))
         for hops in range(1, settings.silent_hops + 1):
             silent = partial(draw_silent_drills, tasks=tasks, hops=hops)
-            courses.append(Course(f"silent {hops}", 800, silent, horizon=1))
+            courses.append(Course(f"silent {hops}", settings.silent_batches, silent, horizon=1))
         return courses
 
     def ways_back(self) -> list[list[str]]:

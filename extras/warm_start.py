@@ -73,6 +73,7 @@ class WarmStart:
     warmup_lessons: str
     warmup_own_plans: bool
     silent_hops: int
+    silent_batches: int
     max_grad_norm: float
 
     @property

@@ -665,6 +665,7 @@ BAD = {
     "warmup_batch": (0,),
     "warmup_horizon": (0,),
     "reading_steps": (0,),
+    "silent_batches": (0,),
     "warmup_steps": (-1,),
     "eval_tasks": (0,),
     "save_every": (0,),
