@@ -18,8 +18,8 @@ P prompts, G completions each, C tokens of the longest completion.
     torchrun --nproc_per_node N train.py --model ...
 
 Written to --output_dir: config.json, metrics.jsonl (a line an update), rollouts.jsonl (what was
-sampled), results.json, curves.png, episode.png, stage1/ (adapters after stage 1), adapter/ (the
-last ones), checkpoint.pt (for --resume), reactive/ (all this of the control, where there is one).
+sampled), results.json, curves.png, episode.png, stage1/ and stage2/ (adapters after each), adapter/
+(the last ones), checkpoint.pt (for --resume), reactive/ (a run of the control, where there is one).
 """
 
 import argparse
@@ -58,12 +58,12 @@ from extras.loading import FORWARDS, check_budget, let_think, load_policy
 from extras.report import (
     Clock,
     Warnings,
+    add_control,
     announce,
     announce_control,
     draw_pictures,
     examine,
     last_success,
-    take_over,
     tell_by_demand,
     warn,
 )
@@ -89,7 +89,10 @@ def flag(default, why: str, begins: str = ""):
 
 @dataclass(frozen=True)
 class Config:
-    """Every field is a flag of the same name, and its reason is the flag's help."""
+    """Every field is a flag of the same name, and its reason is the flag's help.
+
+    What suits a world or a hub model better than these defaults: suitable_defaults.
+    """
 
     output_dir: str = flag(
         "runs/toy",
@@ -118,8 +121,8 @@ class Config:
         "toy-map",
         "the world to train in: toy-map, toy-gui, toy-tools, or toy-gui with its memory dial, "
         "toy-gui:memory=0.5, or tasks of MiniWoB++ in a browser, miniwob:click-test-2,click-tab; "
-        "its model speaks no other world's words. With --data or --model toy-gui. What suits a "
-        "world (`suits` in its class) is the default of other flags",
+        "its model speaks no other world's words. With --data or --model the default is toy-gui; "
+        "without them, what suits a world (`suits` in its class) is the default of other flags",
         begins="world and data",
     )
     data: str = flag(
@@ -273,11 +276,12 @@ class Config:
     )
     reading_steps: int = flag(
         200,
-        "warm start, first part: batches of 32 screens that teach the vision tower to read",
+        "warm start, reading: batches of 32 screens that teach the vision tower to read",
     )
     warmup_steps: int = flag(
         1100,
-        "warm start, second part: batches of demonstrations; few enough to leave room for RL",
+        "warm start, imitation: batches of demonstrations, and a third more in two short cycles "
+        "at its end; few enough to leave room for RL",
     )
     warmup_batch: int = flag(16, "demonstrated states per batch")
     warmup_lr: float = flag(
@@ -292,27 +296,29 @@ class Config:
         "forecasts",
         "what the warm start imitates; forecasts, or a control that tells why they teach: next "
         "(the next action alone), scrambled (the words of the later steps in random order), "
-        "left_out (later steps missing at random); see extras/lessons.py",
+        "left_out (later steps missing at random), goal and stranger (fillers in the place of the "
+        "later steps); see extras/lessons.py",
     )
     warmup_own_plans: bool = flag(
         False,
-        "warm start, third part: half as many batches again, with the model's own plans in half of "
+        "warm start, at the end: half as many batches again, with the model's own plans in half of "
         "the prompts; for --carry_forecast, where a start that knows the oracle's plans alone "
         "trusts its own too much",
     )
     keep_filler: bool = flag(
         False,
-        "a control, with --warmup_lessons goal: stage 2 pays nothing where the later steps are "
+        "for a study, with --warmup_lessons goal: stage 2 pays nothing where the later steps are "
         "anything but the goal. Without it RL makes plans of the fillers",
     )
     silent_hops: int = flag(
         0,
         "toy-map: up to how many look-ups the warm start teaches to do silently, before the first "
-        "word of an answer: what a reactive agent needs for tasks of that depth",
+        "word of an answer: what a reactive agent needs for tasks of that depth (the control of "
+        "--control has its own number, ToyMap.suits_control)",
     )
     silent_batches: int = flag(
         800,
-        "toy-map: batches for each depth of silent look-ups; with 800 they are not learnt fully",
+        "toy-map: batches for each depth of silent look-ups; 1600 teach them better, in twice the time",
     )
     warmup_dir: str = flag(
         "runs/warmup",
@@ -390,6 +396,7 @@ def suitable_defaults(argv: list[str] | None) -> dict:
         first_look.add_argument(f"--{name}", default="")
     given, _ = first_look.parse_known_args(argv)
     if given.model:
+        # What suits the map suits a model that its courses have taught.
         return {"env": "toy-gui"} | FOR_A_HUB_MODEL
     if given.data:
         return {"env": "toy-gui"}
@@ -401,6 +408,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train TraceR1: warm start, stage 1, stage 2.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # suitable_defaults would not see `--en`
     )
     group = parser
     for setting in dataclasses.fields(Config):
@@ -640,6 +648,7 @@ def score_first_steps(groups: Sequence[Group], config: Config, tool_agent: ToolA
         for rollout in group.rollouts:
             executed = next(in_order) if rollout.forecast else None
             value = first_step_reward(executed, group.example)
+            # For a study: RL would make plans of fillers (docs/experiments.md).
             if config.keep_filler and not is_filler(rollout.forecast, group.example.reference):
                 value = 0.0
             rollout.reward_terms = {"grounded": value, "reward": value}
@@ -965,8 +974,7 @@ def main(argv: list[str] | None = None) -> None:
     if has_control(config):
         announce_control(run)
         control, _ = train(reactive_control(config))
-        take_over(run, control)
-    run.write_results()
+        add_control(run, control)
     draw_pictures(run, policy)
     tell_by_demand(run)
     torchrun.stop()
@@ -1005,16 +1013,17 @@ def has_control(config: Config) -> bool:
 def reactive_control(config: Config) -> Config:
     """The settings of the control: the reward of stage 2 alone, with the updates of both stages.
 
-    Some worlds teach it a start of its own (`reactive` in their class): what it needs for acting
-    without writing a plan.
+    Some worlds teach it a start of its own (`suits_control` in their class): what it needs for
+    acting without writing a plan. That comes before flags that were given for the run itself.
     """
     folder = Path(config.output_dir) / "reactive"
     updates = 0
-    if "stage1" in config.stages:
+    stages = config.stages.split(",")
+    if "stage1" in stages:
         updates += config.stage1_updates
-    if "stage2" in config.stages:
+    if "stage2" in stages:
         updates += config.stage2_updates
-    start = getattr(find_world(config.env), "reactive", {})
+    start = getattr(find_world(config.env), "suits_control", {})
     return replace(
         config,
         output_dir=str(folder),
@@ -1022,6 +1031,7 @@ def reactive_control(config: Config) -> Config:
         stages="warmup,stage2",
         horizon=1,
         stage2_updates=updates,
+        thinking=0,  # a thought would look ahead
         carry_forecast=False,
         control=False,
         **start,
@@ -1077,7 +1087,10 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        die("interrupted; the same command with --resume goes on from the last checkpoint")
+        die(
+            "interrupted; the same command with --resume goes on from the last checkpoint (without "
+            "it, where there was no update yet: finished lessons of the warm start are kept)"
+        )
     except OSError as error:  # a full disk, a folder that became read-only
         file = error.filename or ""
         why = error.strerror or error

@@ -1,7 +1,8 @@
 """What the warm start teaches with words: forms of an answer, damaged plans, a world's own courses.
 
-Called by extras/warm_start.py, which trains on them, and by worlds that bring courses of their own.
-Knows actions and observations only: no model, no gradient, no world.
+Called by extras/warm_start.py, which trains on them, by worlds that bring courses of their own, and
+by train.py, whose stage 2 can insist on fillers. Knows actions and observations: no model, no
+gradient, and of a world its `stray` alone.
 """
 
 import random
@@ -31,8 +32,8 @@ def form_answers(
 ) -> list[tuple[Action, ...]]:
     """What --warmup_lessons makes of the answers of a batch: as form_answer, or with fillers.
 
-    With fillers an answer has as many lines as a forecast and says nothing of the way. What such a
-    start lacks of one with forecasts is what is written, not that it is long:
+    With fillers an answer has as many lines as a forecast and says nothing of the way. So where
+    such a start is worse than one with forecasts, the content was missing, not the length:
     goal        each later step is the last one of the whole reference, however short the answer
     stranger    the later steps are those of another task of the batch
     """
@@ -59,8 +60,12 @@ def fill(reference: Sequence[Action], fillers: Sequence[Action]) -> tuple[Action
 
 
 def is_filler(forecast: Sequence[Action], reference: Sequence[Action]) -> bool:
-    """Whether a forecast is as long as the reference at least, and says nothing of the way: each
-    step but the first is the last one of the reference, as a start with `goal` was taught."""
+    """Whether a forecast has at least as many steps as the reference, and each but the first says
+    the reference's last one.
+
+    That is what `goal` teaches where the reference reaches the goal: --horizon must be as long as
+    the way.
+    """
     if len(forecast) < len(reference):
         return False
     return all(similarity(step, reference[-1]) == 1.0 for step in forecast[1:])

@@ -50,7 +50,7 @@ def announce_control(run: RunFolder) -> None:
 def examine(run: RunFolder, name: str, policy: Policy, planner: Planner | None = None) -> None:
     """Play the held-out tasks with the policy, or with a planner, and keep the result.
 
-    A resumed run does not play them again.
+    A resumed run plays again only those that came after its checkpoint.
     """
     if run.config["data"]:
         return  # recorded data have no episodes to play: eval.py --bench scores them
@@ -93,8 +93,8 @@ def last_success(run: RunFolder) -> str:
 
 
 @torchrun.first_only
-def take_over(run: RunFolder, control: RunFolder) -> None:
-    """What the trained control did in its exam stands beside the phases of the run."""
+def add_control(run: RunFolder, control: RunFolder) -> None:
+    """Write the exam of the trained control into the run's results, beside its phases."""
     split = run.config["eval_split"]
     run.results[split]["reactive"] = control.results[split]["stage2"]
     run.write_results()
@@ -104,17 +104,20 @@ def take_over(run: RunFolder, control: RunFolder) -> None:
 def tell_by_demand(run: RunFolder) -> None:
     """Success by what the tasks demand, in worlds that say so: a line for each who was examined."""
     results = run.results[run.config["eval_split"]]
-    results = {phase: results[phase] for phase in PHASES if phase in results}
-    if all("by_demand" in metrics for metrics in results.values()):
+    by_phase = {}
+    for phase in PHASES:
+        if "by_demand" in results.get(phase, {}):
+            by_phase[phase] = results[phase]
+    if by_phase:
         print("success by what a task demands (on the toy map, the look-ups of its first click):")
-        print(parts_table(results, "by_demand", "success"))
+        print(parts_table(by_phase, "by_demand", "success"))
 
 
 @torchrun.first_only
 def draw_pictures(run: RunFolder, policy: Policy) -> None:
     """curves.png and episode.png: what a person looks at first.
 
-    The plays of the exam are not kept: a few of its tasks are played once more, to choose one of.
+    The plays of the exam are not kept: a few of its tasks are played again, to choose one of them.
     """
     split = run.config["eval_split"]
     curves = run.path / "curves.png"

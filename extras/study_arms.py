@@ -43,9 +43,7 @@ GROUNDED = "--stages warmup,stage2 --stage2_updates {all}"
 
 # ---- the map: a forecast as a scratch pad for more look-ups than one pass makes ------------------
 
-# What made the map learnable (docs/experiments.md); on it a plan is taught in three minutes.
-MAP_RECIPE = "--reading_steps 600 --warmup_steps 400 --train_tasks 20000 --demo_noise 0.1"
-MAP = "--env toy-map"
+MAP = "--env toy-map"  # with what suits it: ToyMap.suits
 # A plan pays where it is written before the action that is executed.
 PLAN = f"{MAP} --order far"
 FILLER = f"{PLAN} --warmup_lessons goal"
@@ -64,7 +62,7 @@ def reactive(hops: int) -> str:
     unlearn d = 1 (docs/experiments.md).
     """
     taught = f"--warmup_steps 0 --warmup_horizon 1 --silent_hops {hops} --silent_batches 1600"
-    return f"{MAP} {taught} --horizon 1 {GROUNDED}"
+    return f"{PLAN} {taught} --horizon 1 {GROUNDED}"
 
 
 MAP_ARMS = {
@@ -116,7 +114,6 @@ def map_pairs() -> tuple[tuple[str, str], ...]:
 
 MAP_STUDY = Study(
     asks="does a written plan make more look-ups than one pass?",
-    flags=MAP_RECIPE,
     arms=MAP_ARMS,
     pairs=map_pairs(),
     limit=800,  # 200 of each depth
@@ -226,7 +223,7 @@ TEACHING_STUDY = Study(
 
 # ---- forms of a forecast -------------------------------------------------------------------------
 
-FORM_WORLDS = {"gui": "--env toy-gui", "map": f"{MAP} --order near {MAP_RECIPE}"}
+FORM_WORLDS = {"gui": "--env toy-gui", "map": f"{MAP} --order near"}
 FORMS = {
     "near": Arm(""),
     "far": Arm("--order far"),

@@ -251,7 +251,7 @@ class ToyMap:
     }
     # Of the control, which writes no plan: it is taught one silent look-up, and imitates nothing
     # after that, for among tasks of all depths it would unlearn it.
-    reactive = {"warmup_steps": 0, "warmup_horizon": 1, "silent_hops": 1}
+    suits_control = {"warmup_steps": 0, "warmup_horizon": 1, "silent_hops": 1}
 
     def __init__(self, split: str = "train", scale: int = 1, history: int = 4):
         """`scale`: of the picture, 1 is 128 x 96 px; `history`: how many past steps are shown."""
@@ -477,7 +477,7 @@ class ToyMap:
     def courses(settings) -> list[Course]:
         """What is taught between reading and imitation: to look things up on the map.
 
-        All of them go from a page back to its button, from a dozen pages of one screen at once.
+        The written ones go from a page back to its button, from a dozen pages of a screen at once.
         First in letters alone, where the page to look up is the last token; then in the lines of a
         forecast; then with either name of a page. In the other order, or with both names at once,
         the loss stood on a plateau for hundreds of batches (docs/experiments.md, the batches of
@@ -530,9 +530,10 @@ LINES = Form(verb="click ", between="\n")  # of a forecast
 
 DRILLS = 8  # screens of a batch, each with about a dozen ways
 SILENT_DRILLS = 32  # screens of a batch, each with one answer
-# So many of them are any state of a task. From most of those so few look-ups lead to no button: the
-# agent has to learn to guess one that it sees. With all of them it would unlearn d = 1.
-TOO_DEEP = 0.25
+# The share that is drawn from anywhere on the way. From some of those (a third, with one hop) so
+# few look-ups lead to no button: there it learns to guess one that it sees. With this share at 1 it
+# would unlearn d = 1.
+FROM_ANYWHERE = 0.25
 
 
 def draw_drills(rng: random.Random, tasks: int, form: Form, word_rate: float) -> list[Drill]:
@@ -584,8 +585,8 @@ def draw_silent_drills(rng: random.Random, tasks: int, hops: int) -> list[Drill]
     for _ in range(SILENT_DRILLS):
         env = ToyMap("train")
         env.reset(rng.randrange(tasks))
-        if rng.random() < TOO_DEEP:
-            env.clicks = rng.randint(0, env.task.depth)
+        if rng.random() < FROM_ANYWHERE:
+            env.wander(rng)
         else:
             env.clicks = max(0, env.task.depth - rng.randint(0, hops))
         way_back = list(reversed(env.task.way[env.clicks :]))

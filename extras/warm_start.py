@@ -1,6 +1,7 @@
 """The warm start: what the tiny model is taught before RL, so that it begins as a hub model would.
 
-Called by train.py (open_run) when no --model is given; the ablation compares its settings.
+Called by train.py: find_base where no --model is given, carried_plans for --carry_forecast. The
+ablation compares its settings, extras/ceiling.py borrows its check.
 Does not know the worlds (they say themselves how to wander and what a false step is), nor GRPO.
 
 First the vision tower learns to read. Then come the courses that a world may bring. Then the
@@ -128,7 +129,7 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
     work = unfinished(finished)
     policy = go_on_with(base, work, settings)
     lessons = lessons_of(base)
-    if settings.warmup_steps > 0:
+    if settings.warmup_steps > 0:  # a start may have courses alone: ToyMap.suits_control
         lessons["imitating"] = imitate(policy, settings)
     if settings.warmup_own_plans:
         lessons["own plans"] = imitate_with_own_plans(policy, settings)
@@ -145,8 +146,8 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
 
 
 def go_on_with(base: Path, work: Path, settings: WarmStart) -> Policy:
-    """A copy of the model in `base`, as a policy that answers as it is to be taught."""
-    leave = shutil.ignore_patterns(LESSONS)
+    """A policy on a copy of the model in `base`, which writes as these settings say."""
+    leave = shutil.ignore_patterns(LESSONS)  # it would say that the copy is finished
     shutil.copytree(base, work, ignore=leave, dirs_exist_ok=True)
     policy = load_policy(work)
     policy.far_first = settings.order == "far"
@@ -167,6 +168,10 @@ CODE = (
     "extras/tiny_vlm.py",
     "extras/warm_start.py",
 )
+
+
+# The last file of a folder of lessons: with it, the folder is whole.
+LESSONS = "lessons.json"
 
 
 def start_folder(settings: WarmStart, folder: str | Path) -> Path:
@@ -251,9 +256,6 @@ def what_changed(before: dict, now: dict) -> str:
     return ", ".join(reasons)
 
 
-LESSONS = "lessons.json"
-
-
 def is_taught(folder: Path) -> bool:
     return (folder / LESSONS).exists()
 
@@ -322,7 +324,7 @@ def remember_pages(env: str, folder: str | Path) -> None:
 def reading_base(settings: WarmStart, folder: str | Path) -> Path:
     """Where the model is that has learnt to read and nothing else; taught if it is not there yet.
 
-    All warm starts of one world and seed begin with it.
+    All warm starts with the same read_by() begin with it.
     """
     finished = lessons_folder(settings.read_by(), settings, folder)
     if is_taught(finished):
@@ -423,7 +425,7 @@ def look_around(settings: WarmStart) -> list:
 
 
 def random_screen(rng: random.Random, settings: WarmStart):
-    """The world some random steps into a training task: all words and icons on all screens."""
+    """A world, some random steps into a training task: so that all its screens are read."""
     env = settings.world("train")
     env.reset(rng.randrange(settings.train_tasks))
     env.wander(rng)
@@ -576,7 +578,7 @@ def courses_of(settings: WarmStart) -> Sequence[Course]:
 
 
 def after_courses(settings: WarmStart, folder: str | Path, courses: Sequence[Course]) -> Path:
-    """Where the model is that was taught to read and then these courses, the last one last.
+    """Where the model is that was taught to read, and then these courses in their order.
 
     What is not there yet is taught. Starts that begin with the same courses share them.
     """

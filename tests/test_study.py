@@ -145,6 +145,7 @@ def test_arms_of_the_map_differ_in_one_thing_from_what_they_are_held_against():
 def test_the_reactive_agent_of_the_map_gets_lessons_for_one_silent_look_up():
     reactive = config_of("map", "reactive")
     assert (reactive.horizon, reactive.warmup_horizon, reactive.silent_hops) == (1, 1, 1)
+    assert reactive.order == config_of("map", "tracer1").order
     assert reactive.stages == "warmup,stage2"
     courses = find_world("toy-map").courses(warm_start_settings(reactive))
     assert [course.name for course in courses][-1] == "silent 1"

@@ -792,6 +792,13 @@ def test_the_control_differs_in_looking_ahead_alone():
 def test_on_the_map_the_control_is_taught_to_look_up_silently():
     control = train.reactive_control(parse_config([]))
     assert (control.silent_hops, control.warmup_steps, control.warmup_horizon) == (1, 0, 1)
+    assert control.order == "far"  # so that it shares its first lessons with the run
+
+
+def test_a_shortened_flag_is_none(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--en", "toy-gui"])
+    assert "--en" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
