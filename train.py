@@ -69,13 +69,7 @@ from extras.report import (
 )
 from extras.run_folder import RunFolder, memory_or_die
 from extras.vlm_tool_agent import load_tool_agent
-from extras.warm_start import (
-    WarmStart,
-    carried_plans,
-    remember_pages,
-    start_folder,
-    warm_base,
-)
+from extras.warm_start import WarmStart, carried_plans, keep_pages, start_folder, warm_base
 from extras.worlds import find_world, world_or_die
 from rewards import grounded_reward, group_advantages, trajectory_reward
 
@@ -318,7 +312,7 @@ class Config:
     )
     silent_batches: int = flag(
         800,
-        "toy-map: batches for each depth of silent look-ups; 1600 teach them better, in twice the time",
+        "toy-map: batches for each depth of silent look-ups; 1600 teach them better",
     )
     warmup_dir: str = flag(
         "runs/warmup",
@@ -657,10 +651,11 @@ def score_first_steps(groups: Sequence[Group], config: Config, tool_agent: ToolA
 
 
 def first_step_reward(executed: Action | None, example: Example) -> float:
-    """The grounded reward for the goal that was met best; mostly there is one, the reference.
+    """1 where the executed step does what the reference does, else 0.
 
-    A world that can carry the step out tells what it does, and where a record has its boxes is not
-    asked.
+    DEPARTURE: in a world that can carry the step out, where it leads decides. Elsewhere, or where
+    that cannot be told, it is compared with the goals (mostly one, the reference), and the best
+    match counts.
     """
     if executed is not None and example.leads_right is not None:
         right = example.leads_right(executed)
@@ -1041,7 +1036,7 @@ def reactive_control(config: Config) -> Config:
 def open_run(config: Config) -> tuple[RunFolder, Policy]:
     """The run folder, and the policy before it has adapters."""
     run = RunFolder(dataclasses.asdict(config))
-    remember_pages(config.env, config.warmup_dir)
+    keep_pages(config.env, config.warmup_dir)
     base = find_base(config, run)
     load_in_4bit = config.load_in_4bit
     if config.resume:

@@ -377,5 +377,6 @@ def draw_success(axis, results: dict[str, dict], split: str) -> None:
         above.append(100 * abs(high - success))
     colours = [COLOURS.get(phase, "silver") for phase in results]
     axis.bar(list(results), rates, yerr=[below, above], capsize=4, color=colours)
+    axis.tick_params(axis="x", labelsize=8)  # up to six names side by side
     title = f"success on split {split}, n = {n}"
     axis.set(title=title, ylabel="% of tasks", ylim=(0, 105))

@@ -128,15 +128,15 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
     base = after_courses(settings, folder, courses_of(settings))
     work = unfinished(finished)
     policy = go_on_with(base, work, settings)
-    lessons = lessons_of(base)
+    took = read_lessons(base)
     if settings.warmup_steps > 0:  # a start may have courses alone: ToyMap.suits_control
-        lessons["imitating"] = imitate(policy, settings)
+        took["imitating"] = imitate(policy, settings)
     if settings.warmup_own_plans:
-        lessons["own plans"] = imitate_with_own_plans(policy, settings)
+        took["own plans"] = imitate_with_own_plans(policy, settings)
     learnt = {
         "made_by": settings.made_by(),
         "made_with": made_with(settings.env),
-        "lessons": lessons,
+        "lessons": took,
         "check": check_start(policy, settings),
     }
     policy.core.save_pretrained(work)
@@ -260,14 +260,28 @@ def is_taught(folder: Path) -> bool:
     return (folder / LESSONS).exists()
 
 
-def write_lessons(folder: Path, made_by: dict, lessons: dict) -> None:
+def write_lessons(folder: Path, made_by: dict, took: dict) -> None:
     """The last file of a folder: with it, the folder is whole."""
-    write(folder / LESSONS, json.dumps({"made_by": made_by, "lessons": lessons}, indent=1))
+    write(folder / LESSONS, json.dumps({"made_by": made_by, "lessons": took}, indent=1))
 
 
-def lessons_of(folder: Path) -> dict:
+def read_lessons(folder: Path) -> dict:
     """What each of the model's lessons took."""
     return json.loads((folder / LESSONS).read_text())["lessons"]
+
+
+def keep_pages(env: str, folder: str | Path) -> None:
+    """In a world that is slow to look at, what was seen is kept beside the warm starts.
+
+    A line and exit code 2 where that cannot be.
+    """
+    world = find_world(env)
+    if not hasattr(world, "keep_pages"):
+        return
+    try:
+        world.keep_pages(Path(folder))
+    except ValueError as error:
+        die(f"--env {env}: {error}")
 
 
 def unfinished(folder: Path) -> Path:
@@ -280,16 +294,6 @@ def put_in_place(work: Path, finished: Path) -> None:
         shutil.rmtree(work)
     else:
         os.replace(work, finished)
-
-
-def take_step(optimizers: Sequence, weights: Sequence, loss: torch.Tensor, max_norm: float) -> None:
-    """One step of all optimizers against the gradient of the loss."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(weights, max_norm)
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 # ---- first lesson: reading -----------------------------------------------------------------------
@@ -307,20 +311,6 @@ FEATURE_LENGTH = 1.5
 EMPTY_WEIGHT = 0.1  # most cells are empty: without it the lesson would be about blanks
 
 
-def remember_pages(env: str, folder: str | Path) -> None:
-    """In a world that is slow to look at, what was seen is kept beside the warm starts.
-
-    A line and exit code 2 where that cannot be.
-    """
-    world = find_world(env)
-    if not hasattr(world, "keep_pages"):
-        return
-    try:
-        world.keep_pages(Path(folder))
-    except ValueError as error:
-        die(f"--env {env}: {error}")
-
-
 def reading_base(settings: WarmStart, folder: str | Path) -> Path:
     """Where the model is that has learnt to read and nothing else; taught if it is not there yet.
 
@@ -332,9 +322,9 @@ def reading_base(settings: WarmStart, folder: str | Path) -> Path:
     work = unfinished(finished)
     make_tiny(work, settings.words, settings.seed)
     policy = load_policy(work)
-    lessons = {"reading": teach_reading(policy, settings)}
+    took = {"reading": teach_reading(policy, settings)}
     policy.core.save_pretrained(work)
-    write_lessons(work, settings.read_by(), lessons)
+    write_lessons(work, settings.read_by(), took)
     put_in_place(work, finished)
     return finished
 
@@ -359,7 +349,7 @@ def teach_reading(policy: Policy, settings: WarmStart) -> dict:
     )
     begun = time.process_time()
     shares = []
-    kept = look_around(settings)
+    kept = screens_to_keep(settings)
     bar = tqdm(range(settings.reading_steps), desc="reading", unit="batch", mininterval=1)
     for _ in bar:
         if kept:
@@ -413,10 +403,11 @@ def shorten_features(policy: Policy, screens: Sequence) -> None:
     last.bias.mul_(factor)
 
 
-def look_around(settings: WarmStart) -> list:
-    """Screens to draw from, of a world in which each takes long to come by (`screens_kept`).
+def screens_to_keep(settings: WarmStart) -> list:
+    """Screens that the whole lesson is drawn from, in a world in which each takes long to come by.
 
-    The same ones whatever the seed. Empty: there they are drawn afresh.
+    Their number is the world's `screens_kept`; they are the same for every seed. In a world without
+    it the list is empty, and each batch has fresh ones.
     """
     number = getattr(settings.world, "screens_kept", 0)
     rng = random.Random("screens to keep")
@@ -535,6 +526,16 @@ def supervise(
     }
 
 
+def take_step(optimizers: Sequence, weights: Sequence, loss: torch.Tensor, max_norm: float) -> None:
+    """One step of all optimizers against the gradient of the loss."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(weights, max_norm)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 def make_optimizers(policy: Policy, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for the rest.
 
@@ -591,10 +592,10 @@ def after_courses(settings: WarmStart, folder: str | Path, courses: Sequence[Cou
     base = after_courses(settings, folder, earlier)
     work = unfinished(finished)
     policy = go_on_with(base, work, settings)
-    lessons = lessons_of(base)
-    lessons[course.name] = teach_course(policy, settings, course)
+    took = read_lessons(base)
+    took[course.name] = teach_course(policy, settings, course)
     policy.core.save_pretrained(work)
-    write_lessons(work, settings.taught_by(courses), lessons)
+    write_lessons(work, settings.taught_by(courses), took)
     put_in_place(work, finished)
     return finished
 

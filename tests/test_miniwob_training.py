@@ -19,7 +19,7 @@ from benchmarks.miniwob import Pool, Tab, leads_right, miniwob_world
 from benchmarks.miniwob_pages import Memory, Place
 from envs import Action, demonstration
 from extras import warm_start
-from extras.warm_start import look_around, made_with, names_target, teach_reading
+from extras.warm_start import made_with, names_target, screens_to_keep, teach_reading
 from extras.worlds import find_world
 from train import first_step_reward, parse_config, score, warm_start_settings
 
@@ -322,18 +322,18 @@ def installed(pool, monkeypatch):
 
 def test_screens_of_the_reading_lesson_are_kept(installed, monkeypatch):
     monkeypatch.setattr(miniwob.MiniWoB, "screens_kept", 40)
-    kept = look_around(settings())
+    kept = screens_to_keep(settings())
     seen = [(env.task, env.page_seed, env.key()) for env in kept]
     assert len(kept) == 40
     assert {seed for _, seed, _ in seen} <= set(range(5))
     loaded = Typewriter.loaded
-    again = look_around(settings("--seed=1"))  # the same ones for every seed: they are slow
+    again = screens_to_keep(settings("--seed=1"))  # the same ones for every seed: they are slow
     assert [(env.task, env.page_seed, env.key()) for env in again] == seen
     assert Typewriter.loaded == loaded
 
 
 def test_other_worlds_draw_fresh_screens():
-    assert look_around(warm_start_settings(parse_config(["--env=toy-gui"]))) == []
+    assert screens_to_keep(warm_start_settings(parse_config(["--env=toy-gui"]))) == []
 
 
 def test_the_reading_lesson_looks_at_what_was_kept(installed, monkeypatch, tmp_path):
@@ -385,7 +385,7 @@ def test_without_a_browser_nothing_begins(pool, dies, monkeypatch):
 def test_pages_that_cannot_be_kept_are_one_line(installed, dies, monkeypatch, tmp_path):
     monkeypatch.setattr(miniwob, "version_of_pages", lambda: "now")
     (tmp_path / "miniwob-now.sqlite").write_text("not a database" * 200)
-    line = dies(warm_start.remember_pages, "miniwob:enter-text", tmp_path)
+    line = dies(warm_start.keep_pages, "miniwob:enter-text", tmp_path)
     assert "miniwob-now.sqlite, where pages are kept" in line
 
 
