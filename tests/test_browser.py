@@ -146,9 +146,11 @@ def wait_for(condition, seconds: float) -> bool:
 
 
 OPEN_AND_WAIT = """
-    import os, sys, time
+    import os, signal, sys, time
     sys.path.insert(0, {root!r})
     from benchmarks.browser import Browser
+    # Where the tests run in the background, a shell has told all of them to ignore ctrl+c.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     browser = Browser("click-test")
     browser.load("click-test", 1, 1)
     try:  # what is printed may be answered with ctrl+c at once
