@@ -108,7 +108,8 @@ class Config:
     control: bool = flag(
         False,
         "afterwards train the control in the folder reactive/: an agent that does not look ahead "
-        "(T = 1), on the reward of stage 2, with as many updates; on for the toy map",
+        "(T = 1), from the same start, on the reward of stage 2, with as many updates; on for the "
+        "toy map",
     )
 
     env: str = flag(
@@ -307,8 +308,7 @@ class Config:
     silent_hops: int = flag(
         0,
         "toy-map: up to how many look-ups the warm start teaches to do silently, before the first "
-        "word of an answer: what a reactive agent needs for tasks of that depth (the control of "
-        "--control has its own number, ToyMap.suits_control)",
+        "word of an answer: what a reactive agent needs for tasks of that depth",
     )
     silent_batches: int = flag(
         800,
@@ -1008,8 +1008,8 @@ def has_control(config: Config) -> bool:
 def reactive_control(config: Config) -> Config:
     """The settings of the control: the reward of stage 2 alone, with the updates of both stages.
 
-    Some worlds teach it a start of its own (`suits_control` in their class): what it needs for
-    acting without writing a plan. That comes before flags that were given for the run itself.
+    Its warm start is that of the run, which has seen forecasts of one step too. It does not think:
+    a thought would look ahead.
     """
     folder = Path(config.output_dir) / "reactive"
     updates = 0
@@ -1018,18 +1018,16 @@ def reactive_control(config: Config) -> Config:
         updates += config.stage1_updates
     if "stage2" in stages:
         updates += config.stage2_updates
-    start = getattr(find_world(config.env), "suits_control", {})
     return replace(
         config,
         output_dir=str(folder),
         resume=(folder / "config.json").exists(),
         stages="warmup,stage2",
         horizon=1,
+        thinking=0,
         stage2_updates=updates,
-        thinking=0,  # a thought would look ahead
         carry_forecast=False,
         control=False,
-        **start,
     )
 
 

@@ -249,9 +249,6 @@ class ToyMap:
         "demo_noise": 0.1,
         "control": True,
     }
-    # Of the control, which writes no plan: it is taught one silent look-up, and imitates nothing
-    # after that, for among tasks of all depths it would unlearn it.
-    suits_control = {"warmup_steps": 0, "warmup_horizon": 1, "silent_hops": 1}
 
     def __init__(self, split: str = "train", scale: int = 1, history: int = 4):
         """`scale`: of the picture, 1 is 128 x 96 px; `history`: how many past steps are shown."""

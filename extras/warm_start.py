@@ -129,7 +129,7 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
     work = unfinished(finished)
     policy = go_on_with(base, work, settings)
     took = read_lessons(base)
-    if settings.warmup_steps > 0:  # a start may have courses alone: ToyMap.suits_control
+    if settings.warmup_steps > 0:  # a start may have courses alone
         took["imitating"] = imitate(policy, settings)
     if settings.warmup_own_plans:
         took["own plans"] = imitate_with_own_plans(policy, settings)

@@ -789,12 +789,6 @@ def test_the_control_differs_in_looking_ahead_alone():
     assert train.warm_start_settings(control) == train.warm_start_settings(config)
 
 
-def test_on_the_map_the_control_is_taught_to_look_up_silently():
-    control = train.reactive_control(parse_config([]))
-    assert (control.silent_hops, control.warmup_steps, control.warmup_horizon) == (1, 0, 1)
-    assert control.order == "far"  # so that it shares its first lessons with the run
-
-
 def test_a_shortened_flag_is_none(capsys):
     with pytest.raises(SystemExit):
         parse_config(["--en", "toy-gui"])
@@ -918,8 +912,7 @@ def test_a_whole_small_run_twice(env, tmp_path, monkeypatch, dies):
         assert 0 <= low <= result["success"] <= high <= 1
     assert read_run("one")["horizon"] == 2
     names = {path.name for path in (tmp_path / "warmup").iterdir()}
-    # The warm start was reused; on the map the control has one of its own.
-    assert len(names) == (3 if env == "toy-map" else 2) and "lessons" in names
+    assert len(names) == 2 and "lessons" in names  # the warm start was reused
 
     assert "one" in dies(train.main, [*flags, "--output_dir", "one"])
     train.main([*flags, "--output_dir", "one", "--resume"])
