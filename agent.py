@@ -305,9 +305,9 @@ class Policy:
         # Words are whole tokens.
         if self.forecast_states:
             return self.thinking + horizon * 5  # "click Sound => Sound" and the line's end
-        # Only the tool world's vocabulary has the sign of a result.
-        speaks_of_tools = "=" in self.tokenizer.get_vocab()
-        if speaks_of_tools:
+        # The tool world and MiniWoB++ have this sign: their lines are longer.
+        has_long_lines = "=" in self.tokenizer.get_vocab()
+        if has_long_lines:
             return self.thinking + horizon * 5  # "call add 3 4" and the line's end
         return self.thinking + horizon * 3  # "click Save" and the line's end
 

@@ -1,8 +1,8 @@
 """One browser with one page of MiniWoB++ in it: its processes, its folder, and what is on the page.
 
 Called by miniwob.py, which keeps a few of them; miniwob_oracle.py reads the pages.
-Does not know actions, tasks or rewards of ours. Neither selenium nor miniwob is imported before the
-first browser starts.
+Does not know actions, tasks or rewards of ours. selenium is not imported before the first browser
+starts, miniwob not before its tasks are listed.
 
 Nothing of a browser outlives the process that opened it, not even after kill -9: each browser is
 started through two small shell scripts, which ask the kernel for a signal when their parent dies
@@ -172,7 +172,7 @@ class Element:
     tag: str  # button, span, text (a piece of a paragraph), input, select, option, ...
     type: str = ""  # of an input: text, checkbox, radio, ...
     id: str = ""
-    classes: str = ""
+    classes: str = ""  # its own and its parent's
     value: str = ""  # what a field holds
     on: bool = False  # a box that is ticked, an option that is chosen
     focused: bool = False
@@ -410,7 +410,7 @@ const moving = window.jQuery?.(':animated').length > 0 || document.getAnimations
 const said = core.getUtterance();  // of some tasks an object with the sentence in it
 return {instruction: said.utterance || said, elements, words, moving};
 """
-# Runs in the browser: how the task stands. A page that was left, by a link or by F5, is no task.
+# Runs in the browser: how the task stands. A page that was left, or loaded anew, is no task.
 READ_STATUS = """
 if (!window.here) return {done: true, raw_reward: 0, reason: 'the page was left'};
 return {done: WOB_DONE_GLOBAL, raw_reward: WOB_RAW_REWARD_GLOBAL, reason: WOB_REWARD_REASON || ''};
@@ -452,7 +452,7 @@ SLICE = 25  # pages in one call: a script may run for half a minute
 
 
 def list_tasks() -> tuple[str, ...]:
-    """The package's tasks that are drawn on 160 x 210 px: all but three on booking flights.
+    """The package's tasks that are drawn on 160 x 210 px: all but the three of FlightWoB.
 
     Raises ValueError, one line, when it is not installed.
     """
@@ -505,7 +505,7 @@ class Browser:
             self.instance.create_driver()
 
     def load(self, task: str, seed: int, scale: int) -> Page:
-        """The first moment of a task; `scale`: of the pictures, 1 is 160 x 210 px.
+        """The first moment of a task; `scale`: px of the picture for one px of the page.
 
         The page is loaded anew, so that the same seed gives the same page whatever was played
         before: no focus, no open menu and no half-run timer is left, and the widgets of a second

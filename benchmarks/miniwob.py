@@ -1,11 +1,12 @@
 """MiniWoB++ (PyPI `miniwob` 1.1.0): small web pages in a real browser, as a world like the toy GUI.
 
-Called by eval.py's exam and by train.py, which ask for `miniwob_world(["click-button", ...])`.
-Does not start browsers itself (browser.py), does not know the solutions (miniwob_oracle.py), does
-not keep pages (miniwob_pages.py), and loads neither miniwob nor selenium before the first episode.
+Called by extras/worlds.py, for --env, and by miniwob_exam.py, which ask for
+`miniwob_world(["click-button", ...])`. Does not start browsers itself (browser.py), does not know
+the solutions (miniwob_oracle.py), does not keep pages (miniwob_pages.py), and does not load
+selenium before the first browser.
 
 From top to bottom: what our actions become in the browser; the browsers; what is remembered; the
-words; the world; whether a step leads where the oracle's does.
+words; the world; the frozen tool agent; whether a step leads where the oracle's does.
 """
 
 import atexit
@@ -76,7 +77,6 @@ KEYS = {
     "home": "<Home>",
     "end": "<End>",
 }
-# In the order in which the package writes them.
 MODIFIERS = {"alt": "A-", "ctrl": "C-", "cmd": "M-", "meta": "M-", "shift": "S-"}
 OVERSHOOT = 4  # px
 LONG_PRESS = 1.0  # seconds
@@ -100,6 +100,7 @@ def native_key(text: str) -> str | None:
         if modifier.lower() not in MODIFIERS:
             return None
         prefixes.add(MODIFIERS[modifier.lower()])
+    # The package writes several in the order of the alphabet: C-S-a.
     return "".join(sorted(prefixes)) + name
 
 
@@ -254,7 +255,7 @@ class Tab:
         self.driven = 0  # how much of place.done the browser has done
 
     def do(self, steps: Sequence[Step]) -> None:
-        """What is seen then, look tells."""
+        """Only noted: the browser does it when look() needs it."""
         self.place = self.place.after(tuple(steps))
 
     def look(self) -> Page:
@@ -349,7 +350,7 @@ def words_of(text: str) -> list[str]:
 
 @cache
 def collect_words(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """The words of the first 500 training pages of each task, in the order of the alphabet.
+    """Words on SELDOM or more of a task's first SCANNED training pages, and OWN_WORDS; sorted.
 
     It takes some seconds a task, in a browser of its own, unless they are remembered. The same on
     every machine: a page depends on its seed alone. What only dev or test have, and random strings,
@@ -422,7 +423,8 @@ class MiniWoB:
     time). info: "result" is "ok", "failed" (the tool agent found nothing: step(None)), "impossible"
     (there is no such action here) or "broken" (the browser crashed: "crashed" is true, the episode
     is truncated); "success"; "success_browsergym" (BrowserGym's rule: any reward above 0); "task",
-    "steps", "oracle_steps" (0: there is no script), "raw_reward" and the page's "reason".
+    "steps", "oracle_steps" (of the plan on the first page, too
+    short where it has to search; 0: there is no script), "raw_reward" and the page's "reason".
     """
 
     side_by_side = POOL.limit  # so many episodes can be played at once
@@ -677,20 +679,13 @@ class MiniWoB:
 def find_label(visible: Sequence[tuple[str, Box]], key: str, action: Action) -> Action | None:
     """The action with its point; None where it is refused.
 
-    An exact label is found, of several one, always the same for the same screen (`key`); anything
-    else is refused. Spaces do not count: a tokenizer of whole words writes "Tab # 1" for "Tab #1".
+    An exact label is found, of several one, always the same for the same screen (`key`); any other
+    is refused; what needs no point passes. Spaces do not count: a tokenizer of whole words writes
+    "Tab # 1" for "Tab #1".
     """
-    text = spaced(action.text)
-    elements = []
-    for label, box in visible:
-        label = spaced(label)
-        is_meant = text == label
-        if action.kind == "drag":
-            is_meant |= text.startswith(f"{label} to ") or text.endswith(f" to {label}")
-        if is_meant:
-            elements.append((label, box))
-    # No other label is handed over, so that no alias of the toy GUI can be taken for one.
-    found = find_element(replace(action, text=text), elements, key)
+    elements = [(spaced(label), box) for label, box in visible]
+    # The other names of the toy GUI are nobody's names here.
+    found = find_element(replace(action, text=spaced(action.text)), elements, key, aliases={})
     return None if found is None else replace(found, text=action.text)
 
 

@@ -62,7 +62,9 @@ def evaluate(
     steps: int = MAX_STEPS,
     browsers: int = 2,
 ) -> dict:
-    """Play MiniWoB++; a killed evaluation goes on with the same arguments. Returns `summary`.
+    """Play MiniWoB++; a killed evaluation goes on with the same arguments.
+
+    Returns the settings and `summary`.
 
     `output`: the folder of the episodes; the rest: see check, whose ValueErrors it has too.
     """
