@@ -11,7 +11,7 @@ from helpers import ALWAYS_THINKS, hub, make_run
 from extras.chosen_policy import DEFAULTS, add_settings, add_who, load_chosen, read_settings
 from extras.made_up import make_hub
 from extras.run_folder import NEEDED
-from train import Config
+from train import parse_config
 
 
 def parse(flags: list[str]) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def run(tmp_path, tuned, tiny) -> Path:
 
 
 def test_a_model_without_a_run_has_the_defaults_of_training():
-    training = Config()
+    training = parse_config(["--model", "x"])
     for name, default in DEFAULTS.items():
         assert getattr(training, name) == default
     settings = settings_of("--model", "x")

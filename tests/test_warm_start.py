@@ -47,6 +47,7 @@ from train import parse_config, warm_start_settings
 def settings(**changes) -> WarmStart:
     """A warm start in a moment."""
     flags = ["--reading_steps=2", "--warmup_steps=2", "--warmup_batch=2", "--train_tasks=20"]
+    flags += ["--env=toy-gui"]  # the courses of the map are long
     return replace(warm_start_settings(parse_config(flags)), **changes)
 
 
