@@ -42,7 +42,7 @@ class BrowserLost(RuntimeError):
 # ---- processes and folders that end with us ------------------------------------------------------
 
 INSTALL = "apt-get install chromium chromium-driver && pip install miniwob==1.1.0"
-PATHS = {"chromium": "MINIWOB_CHROME_BINARY", "chromedriver": "MINIWOB_CHROMEDRIVER"}
+VARIABLES = {"chromium": "MINIWOB_CHROME_BINARY", "chromedriver": "MINIWOB_CHROMEDRIVER"}
 
 # What is started in the place of chromedriver. The shell stays: it is told when Python dies, ends
 # the driver and removes the folder. Should the shell itself be killed, the driver ends with it, and
@@ -73,11 +73,11 @@ def find_programs() -> dict[str, str]:
 
     Raises ValueError, one line, when one is missing or only one of the two variables is set.
     """
-    given = {program: os.environ.get(variable) for program, variable in PATHS.items()}
+    given = {program: os.environ.get(variable) for program, variable in VARIABLES.items()}
     if any(given.values()) and not all(given.values()):
-        raise ValueError(f"set both of {' and '.join(PATHS.values())}, or neither")
+        raise ValueError(f"set both of {' and '.join(VARIABLES.values())}, or neither")
     found = {}
-    for program in (*PATHS, "setpriv"):
+    for program in (*VARIABLES, "setpriv"):
         path = shutil.which(given.get(program) or program)
         if path is None:
             named = given.get(program) or program
@@ -500,7 +500,7 @@ class Browser:
         self.nest = make_nest(programs)
         # Without a field extractor of its own a text that it does not expect is an error.
         self.instance = SeleniumInstance(0, task, headless=True, field_extractor=lambda text: [])
-        scripts = {PATHS[program]: str(self.nest.folder / program) for program in PATHS}
+        scripts = {VARIABLES[program]: str(self.nest.folder / program) for program in VARIABLES}
         with environment(scripts), lost_browsers():
             self.instance.create_driver()
 

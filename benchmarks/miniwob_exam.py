@@ -31,8 +31,6 @@ from extras.intervals import over_tasks, wilson
 from extras.readable_json import readable_json
 from extras.run_folder import write
 
-BROWSERS = 4  # at most: each takes 170 MB, the first 400
-
 
 def check(
     tasks: Sequence[str] = (), seeds: int = 5, steps: int = MAX_STEPS, browsers: int = 2
@@ -44,7 +42,7 @@ def check(
     """
     check_range("seeds", seeds, SPLIT_SIZE)
     check_range("steps", steps, MAX_STEPS)
-    check_range("browsers", browsers, BROWSERS)
+    check_range("browsers", browsers, POOL.limit)
     find_programs()
     miniwob_world(tasks or known_tasks())
 

@@ -36,7 +36,7 @@ in_a_browser = pytest.mark.skipif(missing() != "", reason=f"not installed: {miss
 
 @pytest.fixture
 def no_paths(monkeypatch):
-    for variable in browser.PATHS.values():
+    for variable in browser.VARIABLES.values():
         monkeypatch.delenv(variable, raising=False)
     return monkeypatch
 
@@ -48,12 +48,12 @@ def test_programs_are_found_in_path_or_where_the_environment_says(no_paths, tmp_
     assert find_programs() == {
         name: str(tmp_path / name) for name in ("chromium", "chromedriver", "setpriv")
     }
-    for variable in browser.PATHS.values():
+    for variable in browser.VARIABLES.values():
         no_paths.setenv(variable, str(tmp_path / "other"))
     assert find_programs()["chromium"] == find_programs()["chromedriver"] == str(tmp_path / "other")
 
 
-@pytest.mark.parametrize("variable", browser.PATHS.values())
+@pytest.mark.parametrize("variable", browser.VARIABLES.values())
 def test_one_of_the_two_paths_is_not_enough(no_paths, variable):
     no_paths.setenv(variable, "/usr/bin/true")
     with pytest.raises(ValueError, match="set both of MINIWOB_CHROME_BINARY and MINIWOB_CHROMED"):
