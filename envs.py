@@ -735,6 +735,16 @@ class Element:
 CODE_NOTE = "code"  # stands in the place of a widget where the code is shown
 
 
+def last_steps(past: Sequence[str], history: int) -> tuple[str, ...]:
+    """The last `history` of the steps so far: what a policy is shown of them.
+
+    >>> last_steps(["click Save", "back"], 1), last_steps(["back"], 0)
+    (('back',), ())
+    """
+    first_shown = max(0, len(past) - history)
+    return tuple(past[first_shown:])
+
+
 class ToyGUI:
     """The toy GUI, in the shape of gymnasium's environments.
 
@@ -860,8 +870,8 @@ class ToyGUI:
     def observe(self) -> Observation:
         # The cells are read now: the picture shows this moment, whenever it will be drawn.
         screenshot = partial(draw_screen, self.task, self.cells(), self.scale)
-        first_shown = max(0, len(self.past) - self.history)
-        return Observation(self.task.instruction, screenshot, tuple(self.past[first_shown:]))
+        past = last_steps(self.past, self.history)
+        return Observation(self.task.instruction, screenshot, past)
 
     def example(self, horizon: int, plan: tuple[Action, ...] = ()) -> Example:
         """The present state as an example; the oracle's next `horizon` actions are the reference.

@@ -395,7 +395,7 @@ def suitable_defaults(argv: list[str] | None) -> dict:
     if given.data:
         return {"env": "toy-gui"}
     world = world_or_die(given.env or Config.env)
-    return dict(getattr(world, "suits", {}))
+    return getattr(world, "suits", {})
 
 
 def make_parser() -> argparse.ArgumentParser:

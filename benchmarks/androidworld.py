@@ -37,8 +37,8 @@ from tqdm import tqdm
 from agent import execute_first_steps
 from benchmarks.androidworld_phone import COMMIT, check_emulator, connect, find_adb, load_package
 from benchmarks.common import by, mean, unit_box
-from benchmarks.episodes import Player, last_steps, open_folder, percent, table_row, to_pixels
-from envs import TERMINAL, Action, Box, Observation, find_element, one_line
+from benchmarks.episodes import Player, open_folder, percent, table_row, to_pixels
+from envs import TERMINAL, Action, Box, Observation, find_element, last_steps, one_line
 
 SEED = 30  # of the tasks' parameters, as in their run.py
 FAMILY = "android_world"

@@ -99,16 +99,6 @@ def to_pixels(point: Point, size: tuple[int, int]) -> tuple[int, int]:
     return min(int(x * width), width - 1), min(int(y * height), height - 1)
 
 
-def last_steps(past: Sequence[str], history: int) -> tuple[str, ...]:
-    """The last `history` of the steps so far: what a policy is shown of them.
-
-    >>> last_steps(["click Save", "back"], 1), last_steps(["back"], 0)
-    (('back',), ())
-    """
-    first_shown = max(0, len(past) - history)
-    return tuple(past[first_shown:])
-
-
 def table_row(name: str, *cells: object) -> str:
     """A line of a table: cells of one width behind a name."""
     return f"{name:32}" + "".join(f"{cell:>11}" for cell in cells)

@@ -50,6 +50,7 @@ from envs import (
     Point,
     find_element,
     inside,
+    last_steps,
 )
 
 MAX_STEPS = 10  # as BrowserGym has it
@@ -555,8 +556,8 @@ class MiniWoB:
 
     def observe(self) -> Observation:
         screenshot = partial(open_picture, self.page.picture, self.scale)
-        first_shown = max(0, len(self.past) - self.history)
-        return Observation(self.page.instruction, screenshot, tuple(self.past[first_shown:]))
+        past = last_steps(self.past, self.history)
+        return Observation(self.page.instruction, screenshot, past)
 
     def visible(self) -> tuple[tuple[str, Box], ...]:
         """What a tool agent can find: (label, box) of each element with a name.

@@ -47,7 +47,6 @@ from agent import Plan, format_forecast, play
 from benchmarks.common import by, mean
 from benchmarks.episodes import (
     Player,
-    last_steps,
     noting,
     open_folder,
     percent,
@@ -56,7 +55,7 @@ from benchmarks.episodes import (
 )
 from benchmarks.osworld_files import Task, TaskFolder, count_results, read_scores, read_tasks
 from benchmarks.osworld_machine import Machine, check_machine, desktop, package_log, told
-from envs import POINTING, Action, Box, Observation
+from envs import POINTING, Action, Box, Observation, last_steps
 
 BUDGETS = (15, 50, 100)  # steps, as published
 

@@ -12,7 +12,17 @@ from PIL import Image
 
 from agent import THOUGHT_END, Policy, Prompt, Rollout, Sampling, encode, sample_all
 from benchmarks.common import BadRecord, read_image
-from envs import MAX_TEXT, POINTING, Action, Example, Observation, ToolAgent, die, is_short_line
+from envs import (
+    MAX_TEXT,
+    POINTING,
+    Action,
+    Example,
+    Observation,
+    ToolAgent,
+    die,
+    is_short_line,
+    last_steps,
+)
 from extras.chosen_policy import add_settings, add_who, load_chosen, read_settings
 from extras.pictures import draw_on_screenshot
 from extras.run_folder import memory_or_die
@@ -87,8 +97,7 @@ def read_observation(args: argparse.Namespace, settings: dict) -> Observation:
             die(f"--history: step {number} must be one line of 1 to {MAX_TEXT} characters")
     past = args.past
     if args.run:
-        first_shown = max(0, len(past) - settings["history"])
-        past = past[first_shown:]
+        past = last_steps(past, settings["history"])
     screen = read_screenshot(args.image)
     return Observation(args.instruction, lambda: screen, tuple(past))
 

@@ -55,6 +55,7 @@ from envs import (
     draw_screen,
     find_element,
     inside,
+    last_steps,
 )
 from extras.lessons import Course, Drill
 
@@ -327,9 +328,8 @@ class ToyMap:
     def observe(self) -> Observation:
         # What is on the screen is read now: the picture shows this moment, whenever it is drawn.
         screenshot = partial(draw_map, self.task, self.cells(), self.ahead(), self.scale)
-        first_shown = max(0, len(self.past) - self.history)
         goal = self.task.spoken[self.task.goal]
-        return Observation(f"open {goal}", screenshot, self.past[first_shown:])
+        return Observation(f"open {goal}", screenshot, last_steps(self.past, self.history))
 
     def buttons(self) -> list[str]:
         """The pages that can be clicked, from left to right."""

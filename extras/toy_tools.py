@@ -34,6 +34,7 @@ from envs import (
     Example,
     Observation,
     font,
+    last_steps,
 )
 from extras.guarded import guarded
 
@@ -653,8 +654,8 @@ class ToyTools:
         return {(mark.x // CELL, mark.y // CELL): mark.word for mark in self.picture.marks}
 
     def observe(self) -> Observation:
-        first_shown = max(0, len(self.past) - self.history)
-        return Observation(self.question.words, self.screenshot, self.past[first_shown:])
+        past = last_steps(self.past, self.history)
+        return Observation(self.question.words, self.screenshot, past)
 
     # ---- what actions do -------------------------------------------------------------------------
 

@@ -261,7 +261,7 @@ def is_taught(folder: Path) -> bool:
 
 
 def write_lessons(folder: Path, made_by: dict, took: dict) -> None:
-    """The last file of a folder: with it, the folder is whole."""
+    """What made the model, and what each of its lessons took."""
     write(folder / LESSONS, json.dumps({"made_by": made_by, "lessons": took}, indent=1))
 
 

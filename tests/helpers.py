@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 import torch
 from PIL import Image
 
@@ -17,6 +18,7 @@ from agent import Forward, Policy, Prompt, encode, trainable
 from envs import Observation, ToyGUI
 from extras.loading import load_policy
 from extras.made_up import TEMPLATE, make_hub
+from extras.ocr import INSTALL
 from train import Config, open_run, parse_config, run_stage
 
 
@@ -211,6 +213,16 @@ KNOWS_THE_SWITCH = TEMPLATE.replace(
     + "{% endif %}{%",
 )
 ALWAYS_THINKS = TEMPLATE.replace(ASSISTANT, "assistant\n<think>\n{%")
+
+
+def a_label_to_read():
+    """An example of the toy GUI at twice its size and the label that its oracle clicks; skips where
+    nothing can read."""
+    for package in ("rapidocr", "onnxruntime"):
+        pytest.importorskip(package, reason=f"OCR is optional: {INSTALL}")
+    env = ToyGUI("test", scale=2)
+    env.reset(0)
+    return env.example(horizon=1), env.oracle(1, exact=True)[0].text
 
 
 # ---- small runs ---------------------------------------------------------------------------------

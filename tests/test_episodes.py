@@ -16,7 +16,6 @@ from benchmarks.episodes import (
     Episode,
     Player,
     executed_text,
-    last_steps,
     open_folder,
     parts,
     percent,
@@ -24,7 +23,7 @@ from benchmarks.episodes import (
     table_row,
     to_pixels,
 )
-from envs import Action, inside
+from envs import Action, inside, last_steps
 
 SWITCH = Action("click", "Switch")
 DONE = Action("done")

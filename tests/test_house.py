@@ -57,7 +57,7 @@ def reached(name: str) -> set[str]:
 
 def test_nothing_else_stands_at_the_top():
     allowed = {f"{name}.py" for name in SCRIPTS}
-    allowed |= {"README.md", "LICENSE", "requirements.txt", "requirements-online.txt"}
+    allowed |= {"README.md", "LICENSE", "requirements.txt"}
     allowed |= {"tests", "docs", *FOLDERS}
     command = ["git", "ls-files"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout

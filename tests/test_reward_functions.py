@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers import a_label_to_read
 
 from agent import format_forecast, parse_forecast
 from envs import Action, Example, Observation, ToyGUI, demonstration
@@ -344,12 +345,7 @@ def test_of_a_drag_a_server_is_asked_for_both_ends(monkeypatch):
 
 def test_the_reader_goes_by_its_name_as_in_training():
     """It reads the picture of the row, in whatever form an engine hands it on."""
-    for package in ("rapidocr", "onnxruntime"):
-        pytest.importorskip(package, reason=f"OCR is optional: {INSTALL}")
-    env = ToyGUI("test", scale=2)
-    env.reset(0)
-    example = env.example(horizon=1)
-    label = env.oracle(1, exact=True)[0].text
+    example, label = a_label_to_read()
     picture = example.observation.screenshot()
     row = to_columns(example, 0, HORIZON, tool_agent="ocr")
     answers = [f"click {label}", f"click the {label.upper()} button", "click Nowhere"]

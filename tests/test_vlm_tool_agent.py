@@ -4,13 +4,13 @@ what is asked of a frozen VLM is asked once, with adapters off."""
 import sys
 
 import pytest
-from helpers import blank_screen, hub, load_hub, observe
+from helpers import a_label_to_read, blank_screen, hub, load_hub, observe
 from hypothesis import given
 from hypothesis import strategies as st
 
 import agent
 from agent import Forward, Group, Policy, Rollout, encode, parse_forecast
-from envs import Action, Example, Observation, ToyGUI
+from envs import Action, Example, Observation
 from extras.loading import let_think, load_policy
 from extras.made_up import TEMPLATE, make_hub
 from extras.ocr import INSTALL, Reader
@@ -254,12 +254,7 @@ def test_base_is_the_policy_itself(policy):
 
 
 def test_ocr_reads_the_screenshot_and_pays_as_any_tool_agent(policy):
-    for package in ("rapidocr", "onnxruntime"):
-        pytest.importorskip(package, reason=f"OCR is optional: {INSTALL}")
-    env = ToyGUI("test", scale=2)
-    env.reset(0)
-    truth = env.example(horizon=1)
-    label = env.oracle(1, exact=True)[0].text
+    truth, label = a_label_to_read()
     rollouts = []
     for text in (f"click {label}", f"click the {label.upper()}", "click Nowhere", "fly"):
         forecast, error = parse_forecast(text, 1)
