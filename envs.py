@@ -458,8 +458,8 @@ class Task:
 def make_task(split: str, index: int, memory: float | None = None) -> Task:
     """The task of one seed.
 
-    `memory`: the dial of memory_gui; None: the usual tasks. Raises ValueError for an unknown split
-    or an index outside 0..999,999.
+    `memory`: the dial of extras/memory_gui.py; None: the usual tasks. Raises ValueError for an
+    unknown split or an index outside 0..999,999.
     """
     check_split(split)
     if not 0 <= index < SPLIT_SIZE:
@@ -768,7 +768,7 @@ class ToyGUI:
 
     splits = tuple(SPLITS)
     grid = (COLS, ROWS)
-    memory: float | None = None  # see memory_gui
+    memory: float | None = None  # the dial of extras/memory_gui.py
     states = False  # see with_states
     # All that a prompt or a picture can hold beside the kinds of actions and the icons.
     words = (*SCREEN_WORDS, "switch", "on", "off", "in", "code", "finish")
@@ -1250,20 +1250,6 @@ class ToyGUI:
     def stray(rng: random.Random) -> Action:
         """A false step, for damaged plans."""
         return Action("click", rng.choice(SCREEN_WORDS))
-
-
-@cache
-def memory_gui(share: float) -> type[ToyGUI]:
-    """The toy GUI with a dial: the share of tasks in which something seen early is needed late.
-
-    In every task a value has to be typed on another page than the first. In `share` of them the
-    instruction calls it "code", and it stands on the first page alone; in the others the
-    instruction says it. Nothing else differs, and a task that needs no memory at one share needs
-    none at a lower one. The same share gives the same class. Raises ValueError outside 0..1.
-    """
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"memory={share}: the share must lie in 0..1")
-    return type("MemoryGUI", (ToyGUI,), {"memory": share})
 
 
 @cache

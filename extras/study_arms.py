@@ -4,7 +4,8 @@ Called by extras/study.py, which runs them, and by extras/dials.py, which says w
 An arm is flags of train.py and a way to play (extras/ablation.Arm); nothing is run here.
 
     map       tracer1, reactive, filler, ...: all play tasks of depth 1 to 5
-    memory    {tracer1, reactive, taken_away, warmup} x {0, 0.25, 0.5, 0.75, 1}, a world a share
+    memory    {tracer1, reactive, taken_away, warmup} x {0, 0.25, 0.5, 0.75, 1}: all are trained at
+              0.5, and play at every share
     teaching  {tracer1, reactive, warmup} x {forecasts, next, ...}, a warm start for each
     forms     {near, far, thought, ...} x {gui, map}
 
@@ -127,25 +128,29 @@ MAP_STUDY = Study(
 
 # Of tasks in which something seen early is needed late.
 SHARES = ("0", "0.25", "0.5", "0.75", "1")
-SHARES_AS_RUN = ("1", "0", "0.5", "0.25", "0.75")  # the ends say most
+TRAINED_AT = "0.5"
 
 
 def memory_arms() -> dict[str, Arm]:
-    """For each share TraceR1 that carries its plan along, a reactive agent, and two controls.
+    """TraceR1 that carries its plan along, a reactive agent, and two controls, at each share.
 
-    All arms of a share have the same start, which has seen plans of its own in its prompts: what
-    it was taught does not differ, and what is left is the plan that is carried. taken_away is
-    TraceR1 after its training, played without the plan; warmup its start, played with one.
+    As on the map, an agent is trained on a mixture, and the exam turns the dial: what is needed
+    differs, what was learnt does not. All have the same start, which has seen plans of its own in
+    its prompts. taken_away is TraceR1 after its training, played without the plan; warmup its
+    start, played with one.
     """
+    start = f"--env toy-gui:memory={TRAINED_AT} --warmup_own_plans"
+    carried = f"{start} --carry_forecast"
+    no_plan = f"{start} --horizon 1 {GROUNDED}"
     test = ("test",)
     arms = {}
-    for share in SHARES_AS_RUN:
-        start = f"--env toy-gui:memory={share} --warmup_own_plans"
-        carried = f"{start} --carry_forecast"
-        arms[f"tracer1_{share}"] = Arm(carried, splits=test, probe=ceiling)
-        arms[f"reactive_{share}"] = Arm(f"{start} --horizon 1 {GROUNDED}", splits=test)
-        arms[f"taken_away_{share}"] = Arm(carried, playing="--no-carry_forecast", splits=test)
-        arms[f"warmup_{share}"] = Arm(carried, adapter=None, splits=test)
+    for share in SHARES:
+        env = f"--env toy-gui:memory={share}"
+        without = f"{env} --no-carry_forecast"
+        arms[f"tracer1_{share}"] = Arm(carried, playing=env, splits=test, probe=ceiling)
+        arms[f"reactive_{share}"] = Arm(no_plan, playing=env, splits=test)
+        arms[f"taken_away_{share}"] = Arm(carried, playing=without, splits=test)
+        arms[f"warmup_{share}"] = Arm(carried, adapter=None, playing=env, splits=test)
     return arms
 
 

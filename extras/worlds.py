@@ -9,7 +9,8 @@ from functools import cache
 from benchmarks.browser import find_programs
 from benchmarks.miniwob import miniwob_world
 from benchmarks.miniwob_oracle import SCRIPTS
-from envs import ToyGUI, die, memory_gui, with_states
+from envs import ToyGUI, die, with_states
+from extras.memory_gui import memory_gui
 from extras.toy_map import ToyMap
 from extras.toy_tools import ToyTools
 
@@ -21,7 +22,7 @@ PAGES = "miniwob:click-test-2,click-tab"  # in a browser: docs/online.md
 
 @cache
 def find_world(name: str, states: bool = False) -> type:
-    """The class of a world: "toy-gui", with its dial "toy-gui:memory=0.5" (envs.memory_gui), or
+    """The class of a world: "toy-gui", with its dial "toy-gui:memory=0.5" (memory_gui), or
     tasks of MiniWoB++, "miniwob:click-test-2,click-tab".
 
     `states`: its oracle also says what will be seen (envs.with_states). The same name gives the

@@ -9,7 +9,14 @@ import pytest
 from made_up_exams import map_exams, plain_exams
 
 from extras import study
-from extras.ablation import Settings, list_jobs, run_owner, tasks_to_play, training_flags
+from extras.ablation import (
+    Settings,
+    flags_named,
+    list_jobs,
+    run_owner,
+    tasks_to_play,
+    training_flags,
+)
 from extras.study import main
 from extras.study_arms import LESSONS, SHARES, STUDIES
 from extras.warm_start import start_folder
@@ -163,23 +170,30 @@ def test_the_first_runs_say_most():
 # ---- memory --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("share", SHARES)
-def test_both_agents_of_a_share_stand_on_the_same_start(share):
-    assert start_of("memory", f"tracer1_{share}") == start_of("memory", f"reactive_{share}")
-    tracer1 = config_of("memory", f"tracer1_{share}")
-    reactive = config_of("memory", f"reactive_{share}")
-    assert find_world(tracer1.env).memory == float(share)
-    assert tracer1.env == reactive.env
+def test_both_agents_have_the_same_start():
+    assert start_of("memory", "tracer1_1") == start_of("memory", "reactive_1")
+    tracer1 = config_of("memory", "tracer1_1")
+    reactive = config_of("memory", "reactive_1")
     assert tracer1.carry_forecast
     assert tracer1.warmup_own_plans
     assert not reactive.carry_forecast
     assert (tracer1.horizon, reactive.horizon) == (5, 1)
 
 
+@pytest.mark.parametrize("player", ["tracer1", "reactive", "taken_away", "warmup"])
+def test_one_run_plays_at_all_shares(player):
+    arms = STUDIES["memory"].arms
+    for share in SHARES:
+        arm = arms[f"{player}_{share}"]
+        assert arm.training == arms[f"{player}_0"].training
+        assert flags_named(arm.playing)["env"] == f"toy-gui:memory={share}"
+
+
 def test_the_plan_is_taken_away_from_the_same_run():
     arms = STUDIES["memory"].arms
-    assert run_owner("taken_away_0.5", arms) == "tracer1_0.5"
-    assert arms["taken_away_0.5"].playing == "--no-carry_forecast"
+    assert run_owner("taken_away_0.5", arms) == run_owner("tracer1_0.5", arms)
+    assert flags_named(arms["taken_away_0.5"].playing)["carry_forecast"] is False
+    assert arms["tracer1_0.5"].playing == "--env toy-gui:memory=0.5"  # as it was trained
 
 
 # ---- teaching ------------------------------------------------------------------------------------
