@@ -177,6 +177,7 @@ def planner_player(args: argparse.Namespace, oracle_planner: Callable[[int], Pla
     if args.tool_agent == "base":
         raise ValueError("--tool_agent base goes with --run or --model: a planner has no weights")
     horizon = DEFAULTS["horizon"]
+    tool_agent = args.tool_agent or ""
     planners = {
         "oracle": oracle_planner(horizon),
         "random": moves_planner(),
@@ -186,8 +187,8 @@ def planner_player(args: argparse.Namespace, oracle_planner: Callable[[int], Pla
         planner=without_points(planners[args.planner]),
         name=args.planner,
         horizon=horizon,
-        tool_agent=load_tool_agent(args.tool_agent, None),
-        tool_agent_name=args.tool_agent,
+        tool_agent=load_tool_agent(tool_agent, None),
+        tool_agent_name=tool_agent,
     )
 
 

@@ -34,11 +34,10 @@ def add_who(parser) -> None:
     )
     parser.add_argument(
         "--tool_agent",
-        default="",
         help="who finds the points (of gta and gaia: who looks at pictures for the toolbox): base "
         "(the same weights without adapters), ocr (reads the words on the screen; "
-        "docs/online.md), or the name or path of a VLM; default: as in training; for --model the "
-        "world's own, or none",
+        "docs/online.md), the name or path of a VLM, or '' for the world's own; default: as in "
+        "training; for --model the world's own, or none",
     )
 
 
@@ -92,7 +91,7 @@ def read_settings(args: argparse.Namespace, world: str = "toy-gui") -> dict:
         settings = read_run(args.run)
     else:
         settings = settings_of_model(args, world)
-    if args.tool_agent:
+    if args.tool_agent is not None:
         settings["tool_agent"] = args.tool_agent
     return settings
 

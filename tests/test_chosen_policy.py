@@ -69,6 +69,13 @@ def test_a_run_brings_its_own_settings_but_for_the_tool_agent(run):
     assert named == written | {"tool_agent": "base"}
 
 
+def test_an_empty_name_is_the_worlds_own_tool_agent_whoever_it_was_in_training(run):
+    config = json.loads((run / "config.json").read_text()) | {"tool_agent": "ocr"}
+    (run / "config.json").write_text(json.dumps(config))
+    assert settings_of("--run", str(run))["tool_agent"] == "ocr"
+    assert settings_of("--run", str(run), "--tool_agent", "")["tool_agent"] == ""
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
