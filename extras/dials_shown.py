@@ -361,7 +361,7 @@ def draw_memory_dial(axis, pairs: Mapping[str, dict]) -> None:
     draw_gains(axis, by_share("tracer1", pairs), "TraceR1, its plan carried along", "tab:green")
     draw_gains(axis, by_share("taken_away", pairs), "the same policy, plan taken away", "tab:red")
     ticks = [float(share) for share in SHARES]
-    axis.set(title="settings: seen early, needed late", xlabel="share of tasks", xticks=ticks)
+    axis.set(title="settings: seen early, needed late", xlabel="share of such tasks", xticks=ticks)
     add_legend(axis)
 
 

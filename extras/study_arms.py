@@ -7,7 +7,7 @@ An arm is flags of train.py and a way to play (extras/ablation.Arm); nothing is 
     memory    {tracer1, reactive, taken_away, warmup} x {0, 0.25, 0.5, 0.75, 1}: all are trained at
               0.5, and play at every share
     teaching  {tracer1, reactive, warmup} x {forecasts, next, ...}, a warm start for each
-    forms     {near, far, thought, ...} x {gui, map}
+    forms     {near, far, thought, ...} x {gui, map, tools}
 
 Names and flags of arms stand in finished runs: where one changes, runs are made anew.
 """
@@ -228,7 +228,11 @@ TEACHING_STUDY = Study(
 
 # ---- forms of a forecast -------------------------------------------------------------------------
 
-FORM_WORLDS = {"gui": "--env toy-gui", "map": f"{MAP} --order near"}
+FORM_WORLDS = {
+    "gui": "--env toy-gui",
+    "map": f"{MAP} --order near",
+    "tools": "--env toy-tools",
+}
 FORMS = {
     "near": Arm(""),
     "far": Arm("--order far"),
@@ -241,7 +245,7 @@ FORMS = {
 }
 
 
-NOT_THERE = ("states_map",)  # the map has no names for its screens
+NOT_THERE = ("states_map", "states_tools")  # these worlds have no names for their screens
 
 
 def form_arms() -> dict[str, Arm]:

@@ -219,7 +219,7 @@ def test_next_actions_have_more_batches_for_as_many_tokens():
 # ---- forms ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("world", ["gui", "map"])
+@pytest.mark.parametrize("world", ["gui", "map", "tools"])
 def test_two_forms_are_ways_to_play_with_the_same_run(world):
     arms = STUDIES["forms"].arms
     owners = {form: run_owner(f"{form}_{world}", arms) for form in ("agreement", "last_plan")}
@@ -228,7 +228,7 @@ def test_two_forms_are_ways_to_play_with_the_same_run(world):
     trained = {run_owner(arm, arms) for arm in arms if arm.endswith(world)}
     forms = {"near", "far", "thought", "carried"}
     if world == "gui":
-        forms.add("states")  # the map has no names for what is seen next
+        forms.add("states")  # the others have no names for what is seen next
     assert trained == {f"{form}_{world}" for form in forms}
 
 
