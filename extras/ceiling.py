@@ -1,11 +1,12 @@
 """What a plan in the prompt is worth: the ceiling of carrying a forecast along.
 
-Called through extras/study_arms.py for the memory dial of the settings world.
-It trains nothing and plays nothing: it asks for first actions at states of demonstrations.
+Called by extras/ablation.py, as the probe of arms of extras/study_arms.py (the memory dial).
+It trains nothing and plays nothing: it asks for first actions at states of demonstrations, with no
+plan in the prompt, with the policy's own, and with the oracle's.
 
-    state         0        1        2        3        4        of a demonstration
-    the code      seen     seen     -        -        -        stands on the first page alone
-    asked                           x        x        x        with no plan, its own, the oracle's
+    state of a demonstration       0      1      2      3      4      5
+    the code, on the first page    seen   seen   -      -      typed  -
+    asked                                        x      x      x
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,10 @@ def ceiling(policy: Policy, config: dict, split: str, n: int) -> dict:
 
     {"none": {"first_action": 0.41, "n": 310, "by_kind": {...}}, "own": ..., "oracle": ...}, as
     warm_start.check_plans says it; empty where none of the tasks 0..n-1 of the split needs memory.
-    Asked at the states of demonstrations, without false steps, where what has to be remembered has
-    been seen and can be seen no longer. Its own plan has been carried from the first state on, as
-    in play.
+    Asked at the states of demonstrations, without false steps, in which the code has been seen, can
+    be seen no longer and is still to be typed; where it is to be typed right now, its kind is
+    eval.TYPE_UNSAID. Its own plan has been carried along the demonstration
+    (warm_start.carried_plans). `config`: env, horizon, history.
     """
     codes = code_words(config["env"], split, n)
     records = [record_of(index, config, split, policy.toy_scale) for index in codes]
@@ -72,7 +74,7 @@ def record_of(index: int, config: dict, split: str, scale: int) -> list[Example]
 
 
 def out_of_sight(word: str, record: Sequence[Example]) -> list[int]:
-    """The states in which the word has been seen and is to be seen no longer."""
+    """Where the word has been seen, can be seen no longer and is still to be typed."""
     states = []
     seen = False
     for i, example in enumerate(record):
@@ -80,9 +82,12 @@ def out_of_sight(word: str, record: Sequence[Example]) -> list[int]:
             seen = True
         elif seen:
             states.append(i)
+            due = example.reference[0]
+            if due.kind == "type" and due.text == word:
+                break  # it is done now, and nothing is left to be remembered
     return states
 
 
 def shows(example: Example, word: str) -> bool:
-    """Whether the word stands on the screen."""
+    """Whether the word stands on the screen as a label; what a field holds is none."""
     return word in [label for label, _box in example.elements]

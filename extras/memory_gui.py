@@ -1,4 +1,4 @@
-"""The memory dial: the toy GUI in which something seen early is needed late.
+r"""The memory dial: the toy GUI in which something seen early is needed late.
 
 Called by extras/worlds.py for --env toy-gui:memory=SHARE. The tasks are chosen in envs.make_task;
 here stands what the tiny model has to be taught before a plan in its prompt is of any use to it: to
@@ -6,7 +6,7 @@ copy from it, as a hub model can.
 It knows no model and trains nothing: extras/warm_start.py does.
 
     prompt        instruction, screen, ..., plan: click Wifi; type coral; click Save
-    drill         given "click Wifi", to be written "type coral, click Save"
+    drill         given "click Wifi", to be written "\ntype coral\nclick Save"
 """
 
 import random
@@ -27,8 +27,10 @@ def memory_gui(share: float) -> type[ToyGUI]:
 
     In every task a value has to be typed on another page than the first. In `share` of them the
     instruction calls it "code", and it stands on the first page alone; in the others the
-    instruction says it. Nothing else differs, and a task that needs no memory at one share needs
-    none at a lower one. The same share gives the same class. Raises ValueError outside 0..1.
+    instruction says it. A task that needs no memory at one share needs none at a lower one, and
+    nothing else differs, but that the code pushes the rows of its page down by one, which costs the
+    oracle a step in 4 % of tasks. The same share gives the same class. Raises ValueError outside
+    0..1.
     """
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"memory={share}: the share must lie in 0..1")
@@ -38,8 +40,6 @@ def memory_gui(share: float) -> type[ToyGUI]:
 class MemoryGUI(ToyGUI):
     """What the worlds of all shares have in common."""
 
-    code = ("extras/memory_gui.py",)  # it makes their warm starts, too
-
     @staticmethod
     def courses(settings) -> list[Course]:
         """What is taught between reading and imitation: to go on in a plan of the prompt.
@@ -47,13 +47,14 @@ class MemoryGUI(ToyGUI):
         `settings`: an extras.warm_start.WarmStart, which cannot be imported here.
         """
         copying = partial(draw_copying, tasks=settings.train_tasks, order=settings.order)
-        return [Course("copying", 150, copying)]
+        return [Course("copying", 150, copying, horizon=PLAN_STEPS + 1)]
 
 
 def draw_copying(rng: random.Random, tasks: int, order: str) -> list[Drill]:
     """A batch of screens, each with a random plan in its prompt.
 
-    The plan is nothing that the screen asks for: what to write can only be copied.
+    The plan is nothing that the screen asks for: what to write can only be copied. Where a line
+    stands in it twice (in one plan of ten), it is gone on with from either.
     """
     drills = []
     for _ in range(DRILLS):
@@ -73,7 +74,7 @@ def random_step(rng: random.Random) -> Action:
 
 
 def continuations(plan: tuple[Action, ...], order: str) -> tuple[tuple[str, str], ...]:
-    """From each line of a written plan on: (that line, which is given; the lines after it)."""
+    """For each line of a written plan but the last: (that line, which is given; those after it)."""
     lines = [str(step) for step in plan]
     if order == "far":
         lines.reverse()

@@ -126,7 +126,7 @@ MAP_STUDY = Study(
 
 # ---- the memory dial: what was foreseen stands in the next prompt --------------------------------
 
-# Of tasks in which something seen early is needed late.
+# The share of tasks in which something seen early is needed late, as names of arms say it.
 SHARES = ("0", "0.25", "0.5", "0.75", "1")
 TRAINED_AT = "0.5"
 
@@ -136,8 +136,8 @@ def memory_arms() -> dict[str, Arm]:
 
     As on the map, an agent is trained on a mixture, and the exam turns the dial: what is needed
     differs, what was learnt does not. All have the same start, which has seen plans of its own in
-    its prompts. taken_away is TraceR1 after its training, played without the plan; warmup its
-    start, played with one.
+    its prompts. taken_away is TraceR1 after its training, played without a plan in its prompts;
+    warmup is the start of all, played with a carried plan.
     """
     start = f"--env toy-gui:memory={TRAINED_AT} --warmup_own_plans"
     carried = f"{start} --carry_forecast"
@@ -155,6 +155,8 @@ def memory_arms() -> dict[str, Arm]:
 
 
 def memory_pairs() -> tuple[tuple[str, str], ...]:
+    """What TraceR1 has over each of the others, and what it has over the reactive agent without its
+    plan: what else its training gave it, or took."""
     pairs = []
     for share in SHARES:
         for other in ("reactive", "taken_away", "warmup"):

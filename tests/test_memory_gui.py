@@ -1,6 +1,7 @@
 """The memory dial (extras/memory_gui.py): its tasks, and what a plan in the prompt has to teach."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -33,17 +34,28 @@ def test_the_share_is_the_share_of_tasks_with_a_code():
 
 def test_turning_the_dial_up_hides_more_values_and_changes_nothing_else():
     for less, more in zip(tasks_of(0.25, 60), tasks_of(0.75, 60), strict=True):
-        assert less.goals == more.goals
-        assert less.pages == more.pages
+        assert replace(less, code=more.code, instruction=more.instruction) == more
         if less.code is not None:
             assert more == less
 
 
-def test_a_code_stands_on_the_first_page_and_is_typed_on_another():
-    for task in tasks_of(1.0, 60):
-        typed = [goal for goal in task.goals if goal.value == task.code]
-        assert any(goal.page != task.first_page for goal in typed)
-        assert "type code in" in task.instruction
+def test_a_code_is_shown_on_the_first_page_alone():
+    env = memory_gui(1.0)("dev")
+    for index in range(60):
+        env.reset(index)
+        for page in range(len(env.task.pages)):
+            env.open_page(page)
+            shown = [label for label, _box in env.visible()]
+            assert (env.task.code in shown) == (page == env.task.first_page)
+
+
+def test_it_is_typed_on_another_page_and_the_instruction_does_not_say_it():
+    for with_code, plain in zip(tasks_of(1.0, 60), tasks_of(0.0, 60), strict=True):
+        pages = [goal.page for goal in with_code.goals if goal.value == with_code.code]
+        assert any(page != with_code.first_page for page in pages)
+        assert "type code in" in with_code.instruction
+        assert f"type {with_code.code} in" in plain.instruction
+        assert "code" not in plain.instruction
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
@@ -54,13 +66,16 @@ def test_a_share_is_a_share(share):
 
 def test_the_usual_toy_has_no_dial():
     assert ToyGUI.memory is None
+
+
+def test_the_dial_has_a_name_for_the_command_line():
     assert find_world("toy-gui:memory=0.5") is memory_gui(0.5)
 
 
 # ---- copying -------------------------------------------------------------------------------------
 
 
-def test_a_plan_is_gone_on_with_from_each_of_its_steps():
+def test_a_plan_is_gone_on_with_from_each_step_but_the_last():
     assert continuations(PLAN, "near") == (
         ("click Wifi", "\ntype coral\nclick Save"),
         ("type coral", "\nclick Save"),
@@ -91,7 +106,7 @@ def test_the_same_random_numbers_draw_the_same_drills():
     assert prompts() == prompts()
 
 
-def test_the_warm_start_of_the_dial_copies_before_it_imitates():
+def test_the_world_of_the_dial_brings_one_course_and_the_usual_one_none():
     settings = warm_start_settings(parse_config(["--env", "toy-gui:memory=1"]))
     [course] = settings.world.courses(settings)
     assert course.name == "copying"
