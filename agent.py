@@ -212,6 +212,7 @@ LORA_TARGETS = (
 )
 
 
+HUB_SCALE = 6  # of worlds that say none of their own
 LINE_TOKENS = 24  # of a hub model: some words, and a point with a token for each digit
 
 
@@ -268,13 +269,13 @@ class Policy:
     def tiny(self) -> bool:
         return is_tiny(self.core.config)
 
-    @property
-    def toy_scale(self) -> int:
-        """The scale at which the toy worlds are drawn for this model; at 1 the GUI is 128 x 96 px.
+    def scale_of(self, world: type) -> int:
+        """The scale at which a world is drawn for this model; 1 for the tiny one.
 
-        At 6 a screen is 432 tokens of a Qwen3-VL, and its words are as high as on real screens.
+        For a hub model 6, or what the world says as its `hub_scale`. At 6 a screen of the toy GUI
+        is 432 tokens of a Qwen3-VL, and its words are as high as on real screens.
         """
-        return 1 if self.tiny else 6
+        return 1 if self.tiny else getattr(world, "hub_scale", HUB_SCALE)
 
     def line_breaks(self, token: int) -> int:
         """How many line breaks a token holds; asked for at every token, so decoded once."""

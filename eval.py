@@ -139,14 +139,15 @@ def evaluate_policy(
     horizon = config["horizon"]
     planner = policy_planner(policy, horizon, choose=choose, seed=seed)
     tool_agent = load_tool_agent(config["tool_agent"], policy, config["max_pixels"])
+    world = find_world(config["env"])
     return evaluate(
         planner,
-        find_world(config["env"]),
+        world,
         split,
         n,
         horizon,
         config["history"],
-        scale=policy.toy_scale,
+        scale=policy.scale_of(world),
         # Choosing by the last plan needs it, but not in the prompt: see agent.policy_planner.
         carry=config["carry_forecast"] or choose == "last_plan",
         tool_agent=tool_agent,

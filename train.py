@@ -496,11 +496,12 @@ class State:
 def toy_examples(policy: Policy, config: Config, stage: str, first: int) -> Iterator[list[Example]]:
     """For each update from `first` on, P states of demonstrations with the oracle's plan as the
     reference. With --carry_forecast each prompt carries a plan too."""
+    scale = policy.scale_of(find_world(config.env))
     for update in itertools.count(first):
         rng = random.Random(f"draw {config.seed} {stage} {update}")
         states = []
         for _ in range(config.prompts_per_update):
-            states.append(draw_state(rng, config, policy.toy_scale))
+            states.append(draw_state(rng, config, scale))
         if config.carry_forecast:
             carry_forecasts(policy, config, states)
         yield [state.example for state in states]
@@ -1034,6 +1035,9 @@ def reactive_control(config: Config) -> Config:
 def open_run(config: Config) -> tuple[RunFolder, Policy]:
     """The run folder, and the policy before it has adapters."""
     run = RunFolder(dataclasses.asdict(config))
+    if config.tool_agent != "base":
+        # Before the warm start, and before anything is written: what is missing is told at once.
+        load_tool_agent(config.tool_agent, None, config.max_pixels)
     keep_pages(config.env, config.warmup_dir)
     base = find_base(config, run)
     load_in_4bit = config.load_in_4bit
@@ -1048,8 +1052,6 @@ def open_run(config: Config) -> tuple[RunFolder, Policy]:
     policy.far_first = config.order == "far"
     policy.forecast_states = config.forecast_states
     let_think(policy, config.thinking)
-    # Before anything is written: a wrong name leaves no run behind.
-    load_tool_agent(config.tool_agent, policy, config.max_pixels)
     in_4bit = getattr(policy.core, "is_loaded_in_4bit", False)
     run.write_config(base, in_4bit)
     return run, policy

@@ -29,13 +29,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
 from agent import execute_first_steps
-from benchmarks.androidworld_phone import COMMIT, check_emulator, connect, find_adb, load_package
+from benchmarks.androidworld_phone import check_emulator, connect, doubt, find_adb, load_package
 from benchmarks.common import by, mean, unit_box
 from benchmarks.episodes import Player, open_folder, percent, table_row, to_pixels
 from envs import TERMINAL, Action, Box, Observation, find_element, last_steps, one_line
@@ -286,16 +287,16 @@ def evaluate(
     """
     commit, suite, adb = check(clone, tasks, combinations)
     settings = {"protocol": "androidworld", "commit": commit, "seed": SEED} | player.settings
-    # Their checkpoints name the task only: another player's would be taken for this one's.
-    open_folder(output, settings)
+    warnings = doubt(clone, commit)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     env = connect(adb)
     try:
+        # Their checkpoints name the task only: another player's would be taken for this one's.
+        open_folder(output, settings)
         records = run_suite(player, env, suite, output)
     finally:
         env.close()
-    warnings = []
-    if commit != COMMIT:
-        warnings.append(f"android_world is at commit {commit}; tested was {COMMIT}")
     return settings | {"warnings": warnings} | summary(records)
 
 
@@ -309,6 +310,13 @@ def make_suite(tasks: Sequence[str], combinations: int):
     if combinations < 1:
         raise ValueError(f"{combinations} combinations of a task: must be at least 1")
     templates = registry.TaskRegistry().get_registry(FAMILY)
+    for name in tasks:
+        if name not in templates:
+            near = ", ".join(get_close_matches(name, templates, cutoff=0))
+            raise ValueError(
+                f"AndroidWorld has no task {one_line(name, 80)!r}; the nearest are {near}; "
+                "android_world/task_metadata.json of the clone has all"
+            )
     suite = suite_utils.create_suite(
         templates, n_task_combinations=combinations, seed=SEED, tasks=list(tasks) or None
     )
@@ -370,7 +378,8 @@ def summary(records: Sequence[dict]) -> dict:
     success: the mean over templates of the mean over their episodes, a crashed one counts 0;
     success_official: the same without the crashed ones (None: there is nothing else);
     results: how many steps were "ok", "failed" or "impossible"; errors: how many of the failed ones
-    were an error of ours or of the phone, and why: the first few; tasks: a row a template.
+    were an error of ours or of the phone, and why: the first few; with_error: how many episodes had
+    such a step; tasks: a row a template.
     """
     by_template = by(records, lambda record: record["task_template"])
     rows = [row(name, by_template[name]) for name in sorted(by_template)]
@@ -389,6 +398,7 @@ def summary(records: Sequence[dict]) -> dict:
         "success_official": mean(official),
         "episodes": len(records),
         "crashed": sum(row["crashed"] for row in rows),
+        "with_error": sum(row["with_error"] for row in rows),
         "steps": results.total(),
         "tokens": tokens,
         "results": dict(results),
@@ -402,27 +412,29 @@ def row(template: str, records: Sequence[dict]) -> dict:
     """The numbers of one template; its success may be a part of a point."""
     finished = [record for record in records if not crashed(record)]
     successes = [float(record["is_successful"]) for record in finished]
+    with_error = [record for record in finished if any(record["episode_data"]["error"])]
     return {
         "task": template,
         "runs": len(records),
         "success": sum(successes) / len(records),
         "success_official": mean(successes),
         "crashed": len(records) - len(finished),
+        "with_error": len(with_error),
         "steps": sum(len(record["episode_data"]["result"]) for record in finished),
     }
 
 
 def table(result: dict) -> str:
     """One row a template, and all of them together."""
-    lines = [table_row("task", "runs", "success", "official", "crashed", "steps")]
+    lines = [table_row("task", "runs", "success", "official", "crashed", "with error", "steps")]
     everything = result | {"task": "all", "runs": result["episodes"]}
     for numbers in [*result["tasks"], everything]:
         shares = percent(numbers["success"]), percent(numbers["success_official"])
-        counts = numbers["crashed"], numbers["steps"]
+        counts = numbers["crashed"], numbers["with_error"], numbers["steps"]
         lines.append(table_row(numbers["task"], numbers["runs"], *shares, *counts))
     lines.append(
-        f"success: a crashed episode counts 0; official: it is left out. {result['errors']} steps "
-        f"failed by an error. Points by {result['points_by']}"
+        "success: a crashed episode counts 0; official: it is left out; with error: a step of it "
+        f"failed by an error ({result['errors']} did). Points by {result['points_by']}"
     )
     lines += [f"warning: {warning}" for warning in result["warnings"]]
     return "\n".join(lines)

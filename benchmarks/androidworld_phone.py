@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -38,16 +39,22 @@ CALLED = {
 def load_package(clone: Path) -> str:
     """Import android_world from its clone, so that what runs is that commit; returns the commit.
 
-    ValueError in one line where there is no clone, a package is missing, or another version lacks
-    what is called here.
+    ValueError in one line where there is no clone, a package is missing, or it is at another
+    commit. Of a clone whose commit is not known, or whose files were changed, only what is called
+    here is looked at: see doubt.
     """
     clone = clone.resolve()
     if not (clone / "android_world" / "suite_utils.py").is_file():
         raise ValueError(f"{clone}: no clone of github.com/google-research/android_world is there")
+    commit = commit_of(clone)
+    if commit != UNKNOWN and commit.removesuffix(DIRTY) != COMMIT:
+        checkout = f"git -C {clone} checkout {COMMIT}"
+        raise ValueError(f"{clone}: another version, commit {commit}; type {checkout}")
     sys.path.insert(0, str(clone))
     try:
-        for name, parameters in CALLED.items():
-            check_called(name, parameters.split())
+        with warnings.catch_warnings(action="ignore"):  # of packages that it imports
+            for name, parameters in CALLED.items():
+                check_called(name, parameters.split())
     except AttributeError as problem:
         raise ValueError(f"{clone}: another version ({problem}); needed: commit {COMMIT}")
     except Exception as problem:  # foreign code is imported: protobuf has errors of its own
@@ -58,7 +65,7 @@ def load_package(clone: Path) -> str:
     imported = Path(import_module("android_world").__file__).resolve()
     if not imported.is_relative_to(clone):
         raise ValueError(f"{clone}: android_world was imported from {imported.parent} before")
-    return commit_of(clone)
+    return commit
 
 
 def check_called(name: str, parameters: Sequence[str]) -> None:
@@ -71,17 +78,33 @@ def check_called(name: str, parameters: Sequence[str]) -> None:
             raise AttributeError(f"{name} has no parameter {parameter}")
 
 
+UNKNOWN = "unknown"
+DIRTY = "-dirty"
+
+
 def commit_of(clone: Path) -> str:
-    """The commit of a clone, with "-dirty" behind it where a file was changed; or "unknown"."""
+    """The commit of a clone, with DIRTY behind it where a file was changed; or UNKNOWN."""
     # Its own .git: git would look for one in the folders above it, too.
     git = ["git", f"--git-dir={clone / '.git'}", f"--work-tree={clone}"]
     # No tag, but the hash itself.
-    command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    command = [*git, "describe", "--always", f"--dirty={DIRTY}", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return UNKNOWN
     return done.stdout.strip()
+
+
+def doubt(clone: Path, commit: str) -> list[str]:
+    """One line where what runs may be otherwise than what was tested; nothing else.
+
+    `commit`: of the clone, as load_package returns it.
+    """
+    if commit == COMMIT:
+        return []
+    if commit == UNKNOWN:
+        return [f"{clone}: its commit is not known (no git there); tested was {COMMIT}"]
+    return [f"{clone}: files were changed since commit {COMMIT}, which was tested"]
 
 
 # ---- the phone ----------------------------------------------------------------------------------
@@ -114,9 +137,26 @@ def check_emulator(adb: str) -> None:
     if [EMULATOR, "device"] not in lines:
         raise ValueError(f"no {EMULATOR} in the list of `adb devices`: {START_IT}")
     try:
-        socket.create_connection(("localhost", GRPC_PORT), timeout=10).close()
-    except OSError:
-        raise ValueError(f"{EMULATOR} does not listen on port {GRPC_PORT}: {START_IT}")
+        heard = greet(GRPC_PORT)
+    except OSError:  # silence is one, too
+        heard = False
+    if not heard:
+        raise ValueError(f"no emulator answers on port {GRPC_PORT}: {START_IT}")
+
+
+SETTINGS_FRAME = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # of HTTP/2, which gRPC speaks; empty
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME
+
+
+def greet(port: int) -> bool:
+    """Whether a gRPC server listens: it begins with such a frame, too (RFC 9113, 3.4).
+
+    android_env would wait 100 s for it. OSError where nothing listens or answers.
+    """
+    with socket.create_connection(("localhost", port), timeout=5) as line:
+        line.sendall(GREETING)
+        answer = line.recv(len(SETTINGS_FRAME), socket.MSG_WAITALL)
+    return answer[3:4] == SETTINGS_FRAME[3:4]
 
 
 def connect(adb: str):
@@ -130,6 +170,7 @@ def connect(adb: str):
             console_port=CONSOLE_PORT, adb_path=adb, grpc_port=GRPC_PORT
         )
     except Exception as problem:  # of gRPC, adb or android_env
-        raise ValueError(f"{EMULATOR} does not answer: {one_line(str(problem), 200)}")
+        reason = one_line(str(problem.__cause__ or problem), 200)
+        raise ValueError(f"{EMULATOR} does not answer ({reason}): {START_IT}")
     logging.set_verbosity(logging.WARNING)
     return env

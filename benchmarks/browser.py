@@ -42,6 +42,7 @@ class BrowserLost(RuntimeError):
 # ---- processes and folders that end with us ------------------------------------------------------
 
 INSTALL = "apt-get install chromium chromium-driver && pip install miniwob==1.1.0"
+INSTALL_SETPRIV = "apt-get install util-linux"
 VARIABLES = {"chromium": "MINIWOB_CHROME_BINARY", "chromedriver": "MINIWOB_CHROMEDRIVER"}
 
 # What is started in the place of chromedriver. The shell stays: it is told when Python dies, ends
@@ -56,9 +57,10 @@ driver=$!
 trap 'kill -KILL "$driver"' TERM
 while kill -0 "$driver" 2>/dev/null; do wait "$driver"; done
 for attempt in 1 2 3 4 5 6 7 8 9 10; do  # the browser's last processes may still write
-  rm -rf {folder} 2>/dev/null && exit
+  rm -rf {folder} 2>/dev/null && break
   sleep 0.1
 done
+exit 1  # selenium waits half a minute for a driver that has ended with 0
 """
 # What is started in the place of chromium. Scrolling in one go: a picture taken after a turn of the
 # wheel would show some moment on the way.
@@ -81,7 +83,8 @@ def find_programs() -> dict[str, str]:
         path = shutil.which(given.get(program) or program)
         if path is None:
             named = given.get(program) or program
-            raise ValueError(f"there is no {named}; MiniWoB++ needs: {INSTALL}")
+            install = INSTALL_SETPRIV if program == "setpriv" else INSTALL
+            raise ValueError(f"there is no {named}; MiniWoB++ needs: {install}")
         found[program] = path
     return found
 

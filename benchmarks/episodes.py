@@ -112,6 +112,10 @@ def percent(share: float | None) -> str:
 # ---- episodes that are kept ---------------------------------------------------------------------
 
 
+class NotBegun(ValueError):
+    """What reset raises where a world crashes over its first screen: it costs this episode only."""
+
+
 @dataclass
 class Episode:
     """A finished episode: one line of its task's file."""
@@ -169,11 +173,12 @@ IN_EPISODE = ("result", "success", "crashed", "steps", "task")
 class Recorded:
     """An environment whose episode is written down, and kept at the moment in which it ends.
 
-    All that is not said here is the environment's own.
+    begin() comes before all else. All that is not said here is the environment's own.
     """
 
     env: object
     task: str
+    seed: int
     budget: int  # steps, after which an episode ends
     keep: Callable[[Episode], None]
     audit: list[dict] = field(default_factory=list)
@@ -183,10 +188,20 @@ class Recorded:
     def __getattr__(self, name: str):
         return getattr(self.env, name)
 
+    def begin(self) -> bool:
+        """Reset the environment; where it crashes over that, the episode is kept as crashed."""
+        self.started = time.monotonic()
+        try:
+            self.first = self.env.reset(self.seed)
+        except NotBegun as error:
+            info = {"success": False, "crashed": True, "reason": str(error)}
+            self.keep(self.finished(info))
+            return False
+        return True
+
     def reset(self, seed: int):
-        self.seed = seed
-        self.begun = time.monotonic()
-        return self.env.reset(seed)
+        """What begin() saw, for play."""
+        return self.first
 
     def step(self, action: Action | None, said: str = ""):
         observation, reward, terminated, truncated, info = self.env.step(action, said=said)
@@ -211,7 +226,7 @@ class Recorded:
             success=info["success"],
             crashed=info.get("crashed", False),
             tokens=self.tokens,
-            seconds=round(time.monotonic() - self.begun, 3),
+            seconds=round(time.monotonic() - self.started, 3),
             info={name: value for name, value in info.items() if name not in IN_EPISODE},
             steps=self.audit,
         )
@@ -269,12 +284,13 @@ def play_missing(
             bar.update(1)
 
         for part in parts(todo, side_by_side):
-            envs = [Recorded(open_env(task), task, steps, keep) for task, _seed in part]
+            envs = [Recorded(open_env(task), task, seed, steps, keep) for task, seed in part]
             try:
+                begun = [env for env in envs if env.begin()]
                 play(
                     noting(player.planner),
-                    envs,
-                    [seed for _task, seed in part],
+                    begun,
+                    [env.seed for env in begun],
                     player.horizon,
                     tool_agent=player.tool_agent,
                     carry=player.carry,

@@ -36,6 +36,7 @@ from benchmarks.browser import (
     list_tasks,
     version_of_pages,
 )
+from benchmarks.episodes import NotBegun
 from benchmarks.miniwob_pages import Memory, Place
 from envs import (
     CELL,
@@ -291,7 +292,7 @@ class Tab:
             raise BrowserLost("a page did not come back as it was")
 
     def load(self) -> Page:
-        """The first page; a browser that crashes over it is replaced once."""
+        """The first page; a browser that crashes over it is replaced once, then it is NotBegun."""
         task = self.place.task
         for attempt in range(2):
             self.browser = POOL.take(task)
@@ -300,7 +301,7 @@ class Tab:
             except BrowserLost as error:
                 self.drop()
                 if attempt == 1:
-                    raise ValueError(f"chromium crashes over {task}: {error}") from error
+                    raise NotBegun(f"chromium crashes over {task}: {error}") from error
 
     def drop(self) -> None:
         """End a browser that has crashed."""
@@ -432,6 +433,7 @@ class MiniWoB:
     tasks: tuple[str, ...] = ()
     splits = ("train", "dev", "test")
     grid = (WIDTH // CELL, HEIGHT // CELL)
+    hub_scale = 2  # hub models see a page at this scale
     words = CollectedWords()
     max_steps = MAX_STEPS
     # Flags of train.py that suit this world: docs/online.md has what they lead to.
@@ -469,7 +471,8 @@ class MiniWoB:
         return None if self.tab is None else self.tab.browser
 
     def reset(self, seed: int) -> tuple[Observation, dict]:
-        """Raises ValueError for a seed below 0 or beyond the split's million pages of each task."""
+        """Raises ValueError for a seed below 0 or beyond the split's million pages of each task,
+        and NotBegun when browsers crash over the page."""
         page_seed, number = divmod(seed, len(self.tasks))
         if not 0 <= page_seed < SPLIT_SIZE:
             raise ValueError(f"seed {seed} is outside 0..{SPLIT_SIZE * len(self.tasks) - 1}")

@@ -89,7 +89,8 @@ def summary(archive: Archive, tasks: Sequence[str], seeds: int) -> dict:
 
     success: raw reward of 1; browsergym: the same numbers for a raw reward above 0. ci95: Wilson's
     interval of all episodes; ci95_over_tasks: see extras/intervals.over_tasks. A crashed episode is
-    not solved. failed, impossible: shares of the steps; unreadable: of the forecasts.
+    not solved. failed, impossible: shares of the steps; unreadable: of the forecasts; None where
+    every browser crashed before a first step.
     """
     episodes = []
     by_task = {}
@@ -116,28 +117,30 @@ def summary(archive: Archive, tasks: Sequence[str], seeds: int) -> dict:
 
 
 def step_shares(steps: Sequence[dict]) -> dict:
-    results = [step["result"] for step in steps]
-    unreadable = [step for step in steps if not step["forecast"]]
     return {
-        "failed": results.count("failed") / len(steps),
-        "impossible": results.count("impossible") / len(steps),
-        "unreadable": len(unreadable) / len(steps),
+        "failed": mean(step["result"] == "failed" for step in steps),
+        "impossible": mean(step["result"] == "impossible" for step in steps),
+        "unreadable": mean(not step["forecast"] for step in steps),
     }
 
 
 def task_numbers(episodes: Sequence[Episode]) -> dict:
-    """The numbers of one task."""
+    """The numbers of one task; ci95 and browsergym_ci95 are Wilson's."""
+    solved = [int(episode.success) for episode in episodes]
+    paid = [theirs(episode) for episode in episodes]
     return {
-        "success": mean(episode.success for episode in episodes),
-        "browsergym": mean(theirs(episode) for episode in episodes),
+        "success": mean(solved),
+        "ci95": list(wilson(sum(solved), len(solved))),
+        "browsergym": mean(paid),
+        "browsergym_ci95": list(wilson(sum(paid), len(paid))),
         "steps": mean(len(episode.steps) for episode in episodes),
-        "solved": [int(episode.success) for episode in episodes],
+        "solved": solved,
     }
 
 
 def theirs(episode: Episode) -> bool:
-    """Success as BrowserGym counts it."""
-    return episode.info["success_browsergym"]
+    """Success as BrowserGym counts it; a crashed episode has none."""
+    return not episode.crashed and episode.info["success_browsergym"]
 
 
 def success_numbers(solved: Sequence[bool], tasks: Sequence[str]) -> dict:
@@ -153,10 +156,11 @@ def success_numbers(solved: Sequence[bool], tasks: Sequence[str]) -> dict:
 
 def table(result: dict) -> str:
     """One row a task, then the whole."""
-    lines = [table_row("task", "solved", "BrowserGym", "steps")]
+    lines = [table_row("task", "solved", "BrowserGym", "steps") + "   solved, 95 % (Wilson)"]
     for task, numbers in result["by_task"].items():
         shares = percent(numbers["success"]), percent(numbers["browsergym"])
-        lines.append(table_row(task, *shares, f"{numbers['steps']:.1f}"))
+        row = table_row(task, *shares, f"{numbers['steps']:.1f}")
+        lines.append(f"{row}   {interval(numbers['ci95'])}")
     lines.append(
         f"{result['player']}: {result['tasks']} tasks x {result['seeds']} seeds, "
         f"at most {result['steps']} steps; points by {result['points_by']}; "

@@ -15,6 +15,7 @@ from pathlib import Path
 from agent import Plan, Planner, policy_planner
 from benchmarks import androidworld, miniwob_exam, osworld
 from benchmarks.episodes import Player
+from benchmarks.miniwob import MiniWoB
 from envs import Action, Observation
 from extras.chosen_policy import DEFAULTS, load_chosen, read_settings, refuse_settings
 from extras.vlm_tool_agent import load_tool_agent
@@ -156,7 +157,7 @@ def load_player(args: argparse.Namespace, oracle_planner: Callable[[int], Planne
         name=args.run or args.model,
         horizon=settings["horizon"],
         history=settings["history"],
-        scale=1 if policy.tiny else 2,
+        scale=policy.scale_of(MiniWoB),
         carry=settings["carry_forecast"],
         tool_agent=load_tool_agent(settings["tool_agent"], policy, settings["max_pixels"]),
         tool_agent_name=settings["tool_agent"],

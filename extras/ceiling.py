@@ -28,7 +28,8 @@ def ceiling(policy: Policy, config: dict, split: str, n: int) -> dict:
     (warm_start.carried_plans). `config`: env, horizon, history.
     """
     codes = code_words(config["env"], split, n)
-    records = [record_of(index, config, split, policy.toy_scale) for index in codes]
+    scale = policy.scale_of(find_world(config["env"]))
+    records = [record_of(index, config, split, scale) for index in codes]
     if not records:
         return {}
     carried = carried_plans(policy_planner(policy, config["horizon"]), records)

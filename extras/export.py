@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from agent import SYSTEM, build_prompt, format_forecast
+from agent import HUB_SCALE, SYSTEM, build_prompt, format_forecast
 from benchmarks.training import parse_data, recorded_examples
 from envs import Example, demonstration, die
 from extras.reward_functions import is_served, png, to_columns
@@ -30,7 +30,6 @@ from train import Config, check_choice
 
 LAYOUTS = ("trl", "verl", "easyr1")
 ROWS_AT_ONCE = 32  # that are held in memory; a screenshot of a phone is about a megabyte
-DEFAULT_SCALE = 6  # of toy screens: Policy.toy_scale of a hub model, which is not loaded here
 
 
 # ---- the examples -------------------------------------------------------------------------------
@@ -321,7 +320,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--scale",
         type=int,
-        help=f"of toy screens, 1: 128 px wide; default {DEFAULT_SCALE}, as for a real model",
+        help=f"of toy screens, 1: 128 px wide; default {HUB_SCALE}, as for a real model",
     )
     add(
         "--tool_agent",
@@ -396,7 +395,7 @@ def main(argv: list[str] | None = None) -> None:
     check(args)
     if args.env:
         if args.scale is None:
-            args.scale = DEFAULT_SCALE
+            args.scale = HUB_SCALE
         examples = draw_toy(args)
     else:
         examples = draw_recorded(args)

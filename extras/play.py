@@ -103,7 +103,7 @@ def play_policy(policy: Policy, settings: dict, split: str, seed: int) -> Play:
     horizon = settings["horizon"]
     planner = policy_planner(policy, horizon)
     world = find_world(settings["env"])
-    env = world(split, policy.toy_scale, settings["history"])
+    env = world(split, policy.scale_of(world), settings["history"])
     [episode] = play(
         planner, [env], [seed], horizon, tool_agent=tool_agent, carry=settings["carry_forecast"]
     )

@@ -460,6 +460,7 @@ def test_a_crashed_episode_is_left_out_officially_and_counted_as_0_beside_it():
     assert (result["episodes"], result["crashed"], result["steps"]) == (4, 1, 6)
     assert result["results"] == {"ok": 3, "failed": 2, "impossible": 1}
     assert (result["errors"], result["why"]) == (1, ["RuntimeError: no memory"])
+    assert result["with_error"] == 1
     assert result["tokens"] == 12
     alarm, wifi = result["tasks"]
     assert alarm == {
@@ -468,21 +469,33 @@ def test_a_crashed_episode_is_left_out_officially_and_counted_as_0_beside_it():
         "success": 0.25,
         "success_official": 0.25,
         "crashed": 0,
+        "with_error": 1,
         "steps": 4,
     }
     assert (wifi["success"], wifi["success_official"], wifi["crashed"]) == (0.5, 1.0, 1)
+    assert wifi["with_error"] == 0
+
+
+def test_episodes_with_an_error_are_counted_and_not_their_steps():
+    """Three steps in one episode, a failed one without an error, a crash: one of them."""
+    worse = finished("Wifi", 0, 0.0, ["failed"] * 3, error="RuntimeError: no memory")
+    result = summary([worse, finished("Wifi", 1, 0.0, ["failed"]), crashed("Wifi", 2)])
+    [wifi] = result["tasks"]
+    assert (wifi["with_error"], result["with_error"], result["errors"]) == (1, 1, 3)
+    row = table(result | {"points_by": LABELS, "warnings": []}).splitlines()[1]
+    assert row.split() == ["Wifi", "3", "0.0%", "0.0%", "1", "1", "4"]
 
 
 def test_the_table_has_a_row_a_task_and_one_for_all():
     result = summary([finished("Wifi", 0, 1.0, ["ok"]), crashed("Alarm", 0)])
     lines = table(result | {"points_by": LABELS, "warnings": ["another commit"]}).splitlines()
     assert [line.split() for line in lines[:4]] == [
-        ["task", "runs", "success", "official", "crashed", "steps"],
-        ["Alarm", "1", "0.0%", "none", "1", "0"],
-        ["Wifi", "1", "100.0%", "100.0%", "0", "1"],
-        ["all", "2", "50.0%", "100.0%", "1", "1"],
+        ["task", "runs", "success", "official", "crashed", "with", "error", "steps"],
+        ["Alarm", "1", "0.0%", "none", "1", "0", "0"],
+        ["Wifi", "1", "100.0%", "100.0%", "0", "0", "1"],
+        ["all", "2", "50.0%", "100.0%", "1", "0", "1"],
     ]
-    assert lines[4].endswith(f"0 steps failed by an error. Points by {LABELS}")
+    assert lines[4].endswith(f"failed by an error (0 did). Points by {LABELS}")
     assert lines[5] == "warning: another commit"
 
 
@@ -534,9 +547,40 @@ def test_another_players_episodes_are_not_taken_for_this_ones(changed, why, no_p
 def test_another_commits_episodes_are_not_taken_for_this_ones(no_phone, tmp_path, monkeypatch):
     player = Player(Script([]), "runs/a", 2)
     evaluate(player, tmp_path, Path("clone"))
-    monkeypatch.setattr(androidworld, "check", lambda *_: ("abc", {}, "adb"))
+    monkeypatch.setattr(androidworld, "check", lambda *_: ("unknown", {}, "adb"))
     line = says(evaluate, player, tmp_path, Path("clone"))
-    assert line.endswith(f"was made with other settings: commit {COMMIT!r}, not 'abc'")
+    assert line.endswith(f"was made with other settings: commit {COMMIT!r}, not 'unknown'")
+
+
+def test_a_doubtful_clone_is_named_before_play_and_in_the_result(
+    no_phone, tmp_path, monkeypatch, capsys
+):
+    said = []
+
+    def played(*_):
+        said.append(capsys.readouterr().err)
+        return [finished("Wifi", 0, 1.0, ["ok"])]
+
+    monkeypatch.setattr(androidworld, "check", lambda *_: ("unknown", {}, "adb"))
+    monkeypatch.setattr(androidworld, "run_suite", played)
+    result = evaluate(Player(Script([]), "runs/a", 2), tmp_path, Path("clone"))
+    [warning] = result["warnings"]
+    assert warning.startswith("clone: its commit is not known")
+    assert said == [f"warning: {warning}\n"]
+    assert result["commit"] == "unknown"
+
+
+def test_a_start_that_fails_leaves_the_folder_to_others(no_phone, tmp_path, monkeypatch):
+    def silent(adb):
+        raise ValueError("emulator-5554 does not answer")
+
+    folder = tmp_path / "out"
+    with monkeypatch.context() as broken:
+        broken.setattr(androidworld, "connect", silent)
+        line = says(evaluate, Player(Script([]), "runs/a", 2), folder, Path("clone"))
+    assert line == "emulator-5554 does not answer"
+    assert not folder.exists()
+    assert evaluate(Player(Script([]), "runs/b", 2), folder, Path("clone"))["success"] == 1.0
 
 
 def test_a_folder_of_another_program(no_phone, tmp_path):
@@ -774,6 +818,19 @@ def test_each_action_as_it_reaches_the_phone(handset, action, expected):
         assert env.interaction_cache == action.text
 
 
+def test_a_phone_that_does_not_answer_says_what_to_start(clone, monkeypatch):
+    """android_env's own text sends the reader to logs that nobody sees."""
+    from android_world.env import env_launcher
+
+    def fails(**_):
+        raise RuntimeError("see the simulator logs above") from OSError("no boot")
+
+    monkeypatch.setattr(env_launcher, "load_and_setup_env", fails)
+    line = says(androidworld_phone.connect, "adb")
+    start_it = "start it with emulator -avd AndroidWorldAvd -no-snapshot -grpc 8554"
+    assert line == f"emulator-5554 does not answer (no boot): {start_it}"
+
+
 def test_the_agent_begins_as_theirs_do(handset):
     """It goes home, hides what automation draws on the screen, and waits for still screens."""
     agent = androidworld.make_agent(player_of(Script([])), connect_handset(handset))
@@ -849,14 +906,6 @@ def test_the_result_names_the_tool_agent(handset, clone, tmp_path):
     result = play(plan, tmp_path, clone, tool_agent=tool_agent, tool_agent_name="ocr")
     assert result["points_by"] == "ocr"
     assert handset.calls.count("shell input tap 540 300") == 10
-
-
-def test_another_commit_is_a_warning(handset, clone, tmp_path, monkeypatch):
-    monkeypatch.setattr(androidworld_phone, "commit_of", lambda clone: "abc")
-    result = play(wifi_planner(handset), tmp_path, clone)
-    assert result["commit"] == "abc"
-    [warning] = result["warnings"]
-    assert warning.startswith("android_world is at commit abc; tested was d9c569f7")
 
 
 def play_wifi(handset: Handset, folder: Path, tasks=WIFI, combinations=1) -> list[dict]:
@@ -937,8 +986,14 @@ def test_an_episode_that_crashes_is_left_out_officially_and_played_again_later(
 
 def test_a_task_that_they_do_not_have(clone):
     line = says(androidworld.make_suite, ["SystemWifiTurnOm"], 1)
-    assert line.startswith("Task SystemWifiTurnOm not found in the task registry.")
-    assert "Did you mean 'SystemWifiTurnOn'?" in line
+    assert line.startswith("AndroidWorld has no task 'SystemWifiTurnOm'; the nearest are SystemWi")
+    assert "SystemWifiTurnOn, " in line
+    line = says(androidworld.make_suite, ["NoSuchTask"], 1)
+    assert line.endswith("; android_world/task_metadata.json of the clone has all")
+    named = line.split("; ")[1].removeprefix("the nearest are ").split(", ")
+    assert len(named) == 3
+    assert len(androidworld.make_suite(named, 1)) == 3  # they can be typed
+    assert (clone / "android_world" / "task_metadata.json").read_text().count('"task_name"') == 116
     assert says(androidworld.make_suite, WIFI, 0) == "0 combinations of a task: must be at least 1"
 
 

@@ -2,8 +2,10 @@
 and what stands on a page is named as a person would name it."""
 
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -66,7 +68,9 @@ def test_what_is_missing_is_said_with_what_to_install(no_paths, tmp_path, there)
         (tmp_path / name).touch(mode=0o755)
     no_paths.setenv("PATH", str(tmp_path))
     missing_one = ("chromium", "chromedriver", "setpriv")[len(there)]
-    with pytest.raises(ValueError, match=f"there is no {missing_one}; .*apt-get install") as error:
+    package = ("chromium", "chromium-driver", "util-linux")[len(there)]
+    message = f"there is no {missing_one}; .*apt-get install .*{package}"
+    with pytest.raises(ValueError, match=message) as error:
         find_programs()
     assert "\n" not in str(error.value)
 
@@ -136,6 +140,20 @@ def browsers_of(folder: str) -> list[str]:
     return [command for command in commands if command.split()[0] not in ("sh", "rm", "sleep")]
 
 
+def ports_of(folder: str) -> set[int]:
+    """Where the driver listens, and where the browser does."""
+    commands = " ".join(processes_of(folder).values())
+    ports = {int(port) for port in re.findall(r" --port=(\d+)", commands)}
+    for file in Path(folder).rglob("DevToolsActivePort"):
+        ports.add(int(file.read_text().splitlines()[0]))
+    return ports
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def wait_for(condition, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -186,12 +204,15 @@ def other_python():
 @pytest.mark.parametrize("way", ["killed", "ended in the middle"])
 def test_nothing_outlives_a_python_that_dies(other_python, way):
     process, folder, _script_id = other_python
+    ports = ports_of(folder)
+    assert len(ports) == 2 and all(is_open(port) for port in ports)
     if way == "killed":
         process.kill()
     else:
         process.stdin.write("\n")
         process.stdin.close()
     assert wait_for(lambda: not browsers_of(folder), 2.0), browsers_of(folder)
+    assert not any(is_open(port) for port in ports)
     assert wait_for(lambda: not processes_of(folder), 10.0)
     assert not Path(folder).exists()
 
@@ -240,6 +261,19 @@ def test_close_ends_a_browser_whatever_state_it_is_in():
     browser.close()
     assert wait_for(lambda: not processes_of(folder), 2.0)
     assert not Path(folder).exists()
+
+
+@in_a_browser
+@pytest.mark.parametrize("driver", ["true", "false"])
+def test_a_driver_that_ends_at_once_is_not_waited_for(no_paths, driver):
+    """selenium waits half a minute for one that has ended well, and we start it twice."""
+    no_paths.setenv("MINIWOB_CHROME_BINARY", shutil.which("chromium"))
+    no_paths.setenv("MINIWOB_CHROMEDRIVER", shutil.which(driver))
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="chromium cannot be started: .*exited") as error:
+        Browser("click-test")
+    assert "\n" not in str(error.value)
+    assert time.monotonic() - begun < 15
 
 
 @in_a_browser

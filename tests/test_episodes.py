@@ -14,6 +14,7 @@ from benchmarks.episodes import (
     LABELS,
     Archive,
     Episode,
+    NotBegun,
     Player,
     executed_text,
     open_folder,
@@ -255,6 +256,42 @@ def test_a_crash_costs_one_line(tmp_path, monkeypatch, capsys):
     assert lines.count("crashed, not solved") == 2
     assert "hall, seed 1: crashed, not solved" in lines
     assert "hall, seed 3: crashed, not solved" in lines
+
+
+@pytest.mark.parametrize("side_by_side", [1, 3])
+def test_a_world_that_crashes_before_its_first_screen_costs_that_episode(
+    side_by_side, tmp_path, monkeypatch, capsys
+):
+    reset = LampWorld.reset
+    asked = []
+
+    def crash_over_seed_1(self, seed):
+        asked.append(seed)
+        if seed == 1:
+            raise NotBegun("the bulb is broken")
+        return reset(self, seed)
+
+    monkeypatch.setattr(LampWorld, "reset", crash_over_seed_1)
+    play_lamps(tmp_path, player(), seeds=3, side_by_side=side_by_side)
+    archive = play_lamps(tmp_path, player(), seeds=3)  # the same command plays nothing again
+    assert asked == [0, 1, 2]
+    episodes = archive.episodes["hall"]
+    assert [episodes[seed].success for seed in range(3)] == [True, False, True]
+    assert [episodes[seed].crashed for seed in range(3)] == [False, True, False]
+    assert (episodes[1].steps, episodes[1].info) == ([], {"reason": "the bulb is broken"})
+    assert capsys.readouterr().err.count("hall, seed 1: crashed, not solved") == 1
+
+
+def test_what_else_goes_wrong_at_reset_ends_the_evaluation(tmp_path, monkeypatch):
+    """Such as a browser that cannot be started: it would be so for all episodes."""
+
+    def refuse(self, seed):
+        raise ValueError("there is no lamp")
+
+    monkeypatch.setattr(LampWorld, "reset", refuse)
+    with pytest.raises(ValueError, match="there is no lamp"):
+        play_lamps(tmp_path, player())
+    assert list((tmp_path / "episodes").iterdir()) == []
 
 
 def refuse_all(actions, examples):

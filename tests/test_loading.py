@@ -35,7 +35,8 @@ from agent import (
     make_rollout,
     trainable,
 )
-from envs import Action
+from benchmarks.miniwob import MiniWoB
+from envs import Action, ToyGUI
 from extras import loading, play, shared_prompt, shared_prompt_qwen35
 from extras.loading import FAMILIES, choose_forward, load_adapter, load_policy
 from extras.made_up import TEMPLATE, make_hub
@@ -260,7 +261,8 @@ def test_a_hub_model_runs_on_the_toy_gui_from_end_to_end(tmp_path, monkeypatch, 
     rollout = json.loads((run / "rollouts.jsonl").read_text().splitlines()[0])
     policy = load_run_policy(run, read_run(run))
     assert rollout["prompt_ids"].count(policy.image_token) == 24 * 18
-    assert policy.toy_scale == 6
+    assert policy.scale_of(ToyGUI) == 6
+    assert policy.scale_of(MiniWoB) == 2  # whose pages have letters of their own size
     kinds = {type(module).__name__ for module in policy.core.modules()}
     assert "Linear4bit" in kinds
     picture = tmp_path / "episode.png"
@@ -279,7 +281,7 @@ def test_qwen35_runs_from_end_to_end_as_policy_and_as_tool_agent(tmp_path, monke
     assert [line["stage"] for line in lines] == ["stage1", "stage1", "stage2"]
     assert "tool_errors" in lines[2]
     policy = load_run_policy(run, read_run(run))
-    assert policy.forward is FAMILIES["qwen3_5"] and policy.toy_scale == 6
+    assert policy.forward is FAMILIES["qwen3_5"] and policy.scale_of(ToyGUI) == 6
     adapted = [name for name, _ in policy.core.named_parameters() if "lora_A" in name]
     assert len(adapted) == projections("qwen3_5")
 

@@ -19,8 +19,9 @@ from test_browser import in_a_browser, processes_of
 
 from benchmarks import miniwob
 from benchmarks.browser import BrowserLost, Element, Page, Step, Word, list_tasks
+from benchmarks.episodes import NotBegun
 from benchmarks.miniwob import MAX_STEPS, Pool, miniwob_world, native, native_key, words_of
-from envs import KINDS, POINTING, Action, Example
+from envs import KINDS, Action, Example
 
 # ---- what our actions become ---------------------------------------------------------------------
 
@@ -28,79 +29,73 @@ POINT = (0.25, 0.5)  # of 160 x 210 px
 AT = (40.0, 105.0)
 
 
-@pytest.mark.parametrize(
-    ("action", "expected"),
-    [
-        (Action("click", "Save", POINT), [Step("CLICK_COORDS", AT)]),
-        (Action("double_click", "Save", POINT), [Step("DBLCLICK_COORDS", AT)]),
-        (Action("hover", "Save", POINT), [Step("MOVE_COORDS", AT)]),
-        (
-            Action("long_press", "Save", POINT),
-            [Step("MOUSEDOWN_COORDS", AT, pause=1.0), Step("MOUSEUP_COORDS", AT)],
-        ),
-        (
-            Action("drag", "a to b", POINT, (0.75, 0.5)),
-            [  # past the end by 4 px, and back
-                Step("MOUSEDOWN_COORDS", AT),
-                Step("MOVE_COORDS", (124.0, 105.0)),
-                Step("MOUSEUP_COORDS", (120.0, 105.0)),
-            ],
-        ),
-        (
-            Action("select", "Chad", POINT),
-            [
-                Step("CLICK_COORDS", AT),
-                Step("TYPE_TEXT", text="Chad"),
-                Step("PRESS_KEY", key="<Enter>"),
-            ],
-        ),
-        (Action("type", "a <b> 漢"), [Step("TYPE_TEXT", text="a <b> 漢")]),
-        (Action("scroll", "down"), [Step("SCROLL_DOWN_COORDS", (80.0, 105.0))]),
-        (Action("scroll", "up"), [Step("SCROLL_UP_COORDS", (80.0, 105.0))]),
-        (Action("key", "ctrl+c"), [Step("PRESS_KEY", key="C-c")]),
-        (Action("wait"), [Step("NONE", pause=0.5)]),
-        (Action("done"), [Step("NONE")]),
-        (Action("fail"), [Step("NONE")]),
-        (Action("answer", "7"), [Step("NONE")]),
-    ],
-    ids=str,
-)
+POSSIBLE = [
+    (Action("click", "Save", POINT), [Step("CLICK_COORDS", AT)]),
+    (Action("double_click", "Save", POINT), [Step("DBLCLICK_COORDS", AT)]),
+    (Action("hover", "Save", POINT), [Step("MOVE_COORDS", AT)]),
+    (
+        Action("long_press", "Save", POINT),
+        [Step("MOUSEDOWN_COORDS", AT, pause=1.0), Step("MOUSEUP_COORDS", AT)],
+    ),
+    (
+        Action("drag", "a to b", POINT, (0.75, 0.5)),
+        [  # past the end by 4 px, and back
+            Step("MOUSEDOWN_COORDS", AT),
+            Step("MOVE_COORDS", (124.0, 105.0)),
+            Step("MOUSEUP_COORDS", (120.0, 105.0)),
+        ],
+    ),
+    (
+        Action("select", "Chad", POINT),
+        [
+            Step("CLICK_COORDS", AT),
+            Step("TYPE_TEXT", text="Chad"),
+            Step("PRESS_KEY", key="<Enter>"),
+        ],
+    ),
+    (Action("type", "a <b> 漢"), [Step("TYPE_TEXT", text="a <b> 漢")]),
+    (Action("scroll", "down"), [Step("SCROLL_DOWN_COORDS", (80.0, 105.0))]),
+    (Action("scroll", "up"), [Step("SCROLL_UP_COORDS", (80.0, 105.0))]),
+    (Action("key", "ctrl+c"), [Step("PRESS_KEY", key="C-c")]),
+    (Action("wait"), [Step("NONE", pause=0.5)]),
+    (Action("done"), [Step("NONE")]),
+    (Action("fail"), [Step("NONE")]),
+    (Action("answer", "7"), [Step("NONE")]),
+]
+
+IMPOSSIBLE = [
+    Action("click", "Save"),  # nobody has found it
+    Action("drag", "a to b", POINT),  # nor where it is to go
+    Action("select", "Chad"),
+    Action("select", "", POINT),
+    Action("type", ""),
+    Action("type", "now\ue007"),  # the driver would press Enter
+    Action("scroll", "left"),
+    Action("scroll", "right"),
+    Action("key", "f5"),  # it would load the page anew
+    Action("key", "hyper+a"),
+    Action("right_click", "Save", POINT),
+    Action("open_app", "Mail"),
+    Action("back"),
+    Action("home"),
+    Action("recent"),
+    Action("call", "ocr()"),
+]
+
+
+@pytest.mark.parametrize(("action", "expected"), POSSIBLE, ids=str)
 def test_each_action_has_its_steps(action, expected):
     assert native(action) == expected
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        Action("click", "Save"),  # nobody has found it
-        Action("drag", "a to b", POINT),  # nor where it is to go
-        Action("select", "Chad"),
-        Action("select", "", POINT),
-        Action("type", ""),
-        Action("type", "now\ue007"),  # the driver would press Enter
-        Action("scroll", "left"),
-        Action("scroll", "right"),
-        Action("key", "f5"),  # it would load the page anew
-        Action("key", "hyper+a"),
-        Action("right_click", "Save", POINT),
-        Action("open_app", "Mail"),
-        Action("back"),
-        Action("home"),
-        Action("recent"),
-        Action("call", "ocr()"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("action", IMPOSSIBLE, ids=str)
 def test_what_cannot_be_done_in_a_page_is_impossible(action):
     assert native(action) is None
 
 
-def test_every_kind_is_either_translated_or_impossible():
-    for kind, text in KINDS.items():
-        said = {"scroll": "down", "key": "enter"}.get(kind, "text" if text else "")
-        end = (0.5, 0.5) if kind == "drag" else None
-        steps = native(Action(kind, said, POINT if kind in POINTING else None, end))
-        assert steps is None or all(isinstance(step, Step) for step in steps)
+def test_every_kind_is_listed_as_possible_or_as_impossible():
+    possible = {action.kind for action, _steps in POSSIBLE}
+    assert possible | {action.kind for action in IMPOSSIBLE} == set(KINDS)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
@@ -428,7 +423,7 @@ def test_a_browser_that_crashes_at_reset_is_replaced_once(pool):
             assert not env.browser.lost
             env.close()
         else:
-            with pytest.raises(ValueError, match="chromium crashes over click-button: it has g"):
+            with pytest.raises(NotBegun, match="chromium crashes over click-button: it has gone"):
                 env.reset(0)
     assert (pool.idle, pool.taken) == ([], [])
 

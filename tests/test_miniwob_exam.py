@@ -16,12 +16,12 @@ import pytest
 from page_world import EXIT, SAVE, Page, play_pages
 
 from agent import Plan
-from benchmarks.browser import find_programs
-from benchmarks.episodes import LABELS, Player
+from benchmarks.browser import Browser, find_programs
+from benchmarks.episodes import LABELS, NotBegun, Player
 from benchmarks.miniwob import known_tasks
 from benchmarks.miniwob_exam import evaluate, table
 from benchmarks.online import idle_planner, moves_planner
-from envs import Action
+from envs import SPLIT_SIZE, Action
 from eval import oracle_planner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,9 @@ def test_two_kinds_of_success_stand_side_by_side(pages, tmp_path):
     assert result["browsergym"]["success"] == 1.0
     assert result["by_task"]["half"] == {
         "success": 0.0,
+        "ci95": pytest.approx([0.0, 0.4899], abs=1e-4),
         "browsergym": 1.0,
+        "browsergym_ci95": pytest.approx([0.5101, 1.0], abs=1e-4),
         "steps": 1.0,
         "solved": [0, 0, 0, 0],
     }
@@ -69,10 +71,11 @@ def test_one_interval_is_of_the_episodes_and_one_over_the_tasks(pages, tmp_path)
 def test_what_is_said_to_a_person(pages, tmp_path):
     result = evaluate(the_oracle(), tmp_path, ["save-2", "half"], seeds=2)
     header, *rows = table(result).splitlines()
-    assert header.split() == ["task", "solved", "BrowserGym", "steps"]
-    assert rows[0].split() == ["save-2", "100.0%", "100.0%", "2.0"]
-    assert rows[1].split() == ["half", "0.0%", "100.0%", "1.0"]
-    assert len(header) == len(rows[0]) == len(rows[1])
+    assert header.split("  ")[-1].strip() == "solved, 95 % (Wilson)"
+    assert header.split()[:4] == ["task", "solved", "BrowserGym", "steps"]
+    assert rows[0].split() == ["save-2", "100.0%", "100.0%", "2.0", "34.2%", "to", "100.0%"]
+    assert rows[1].split() == ["half", "0.0%", "100.0%", "1.0", "0.0%", "to", "65.8%"]
+    assert header.index("steps") + len("steps") == rows[0].index("2.0") + len("2.0")
     assert rows[2] == (
         f"oracle: 2 tasks x 2 seeds, at most 10 steps; points by {LABELS}; 0 crashed"
     )
@@ -203,6 +206,20 @@ def test_a_crashed_browser_costs_one_episode_and_one_line(pages, tmp_path, capsy
     assert "; 1 crashed" in table(result)
 
 
+def test_when_every_browser_crashes_before_a_step_there_is_still_a_result(
+    pages, tmp_path, monkeypatch
+):
+    def crash(self, seed):
+        raise NotBegun("chromium crashes")
+
+    monkeypatch.setattr(pages, "reset", crash)
+    result = evaluate(the_oracle(), tmp_path, ["save-1"], seeds=3)
+    assert (result["crashed"], result["success"], result["browsergym"]["success"]) == (3, 0, 0)
+    assert result["by_task"]["save-1"]["ci95"] == pytest.approx([0.0, 0.5615], abs=1e-4)
+    assert result["failed"] is None
+    assert "; 3 crashed" in table(result)
+
+
 # ---- in a browser -------------------------------------------------------------------------------
 
 
@@ -295,6 +312,24 @@ def test_a_browser_that_is_killed_costs_its_episode(tmp_path, capsys):
     assert result["crashed"] == 1
     assert result["by_task"]["click-link"]["solved"] == [1, 0]
     assert result["by_task"]["click-button"]["solved"] == [1, 1]
+    assert capsys.readouterr().err.count("click-link, seed 1: crashed, not solved") == 1
+
+
+@in_a_browser
+def test_two_browsers_that_are_killed_over_a_first_page_cost_its_episode(
+    tmp_path, capsys, monkeypatch
+):
+    load = Browser.load
+
+    def die_over_seed_1(self, task, seed, scale):
+        if seed % SPLIT_SIZE == 1:
+            self.instance.driver.service.process.kill()
+        return load(self, task, seed, scale)
+
+    monkeypatch.setattr(Browser, "load", die_over_seed_1)
+    result = evaluate(the_oracle(), tmp_path / "out", ["click-link"], seeds=3, browsers=1)
+    assert result["crashed"] == 1
+    assert result["by_task"]["click-link"]["solved"] == [1, 0, 1]
     assert capsys.readouterr().err.count("click-link, seed 1: crashed, not solved") == 1
 
 

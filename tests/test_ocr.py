@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
+from test_browser import in_a_browser
 
+from benchmarks.episodes import Player
+from benchmarks.miniwob_exam import evaluate
+from benchmarks.online import without_points
 from envs import Action, Example, Observation, ToyGUI, inside
+from eval import oracle_planner
 from extras import ocr
 from extras.ocr import (
     INSTALL,
@@ -379,6 +384,21 @@ def test_a_word_in_a_huge_picture_is_found_at_its_place(reader):
     x, y = find_words("Save", reader.read(write(texts, size=(2400, 600))))
     assert 2000 < 2400 * x < 2040
     assert 400 < 600 * y < 420
+
+
+@in_a_browser
+def test_steps_in_words_are_found_on_real_pages_and_solve_them(reader, tmp_path):
+    """The oracle's words alone: what is clicked was read on the picture of a browser's page."""
+    who = Player(
+        planner=without_points(oracle_planner(2)),
+        name="oracle",
+        horizon=2,
+        tool_agent=ocr_tool_agent(reader.read),
+        tool_agent_name="ocr",
+    )
+    result = evaluate(who, tmp_path, ["click-tab", "click-test-2"], seeds=1)
+    assert (result["points_by"], result["crashed"]) == ("ocr", 0)
+    assert result["success"] == 1.0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (3, 2100), (31, 30)])

@@ -844,6 +844,12 @@ def test_a_wrong_tool_agent_leaves_no_run_behind(tiny, tmp_path, dies):
     assert not list((tmp_path / "run").iterdir())
 
 
+def test_it_is_told_before_the_warm_start_is_made(tmp_path, dies):
+    argv = ["--output_dir", str(tmp_path / "run"), "--warmup_dir", str(tmp_path / "warmup")]
+    assert "/no/such/model" in dies(train.main, [*argv, "--tool_agent", "/no/such/model"])
+    assert not (tmp_path / "warmup").exists()
+
+
 # ---- from end to end -----------------------------------------------------------------------------
 
 
