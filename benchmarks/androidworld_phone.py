@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from benchmarks.episodes import DIRTY, UNKNOWN, commit_of
 from envs import one_line
 
 COMMIT = "d9c569f764b3a5629321858de03ff653d0f24056"  # 24 Feb 2026: what all this was tested with
@@ -76,23 +77,6 @@ def check_called(name: str, parameters: Sequence[str]) -> None:
     for parameter in parameters:
         if parameter not in has:
             raise AttributeError(f"{name} has no parameter {parameter}")
-
-
-UNKNOWN = "unknown"
-DIRTY = "-dirty"
-
-
-def commit_of(clone: Path) -> str:
-    """The commit of a clone, with DIRTY behind it where a file was changed; or UNKNOWN."""
-    # Its own .git: git would look for one in the folders above it, too.
-    git = ["git", f"--git-dir={clone / '.git'}", f"--work-tree={clone}"]
-    # No tag, but the hash itself.
-    command = [*git, "describe", "--always", f"--dirty={DIRTY}", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return UNKNOWN
-    return done.stdout.strip()
 
 
 def doubt(clone: Path, commit: str) -> list[str]:

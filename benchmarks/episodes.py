@@ -6,6 +6,7 @@ and OSWorld keep their episodes as their own runners do: in files of their own.
 """
 
 import json
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -64,6 +65,24 @@ class Player:
 
 
 # ---- what all of them share ---------------------------------------------------------------------
+
+# Of a commit: where there is no git, and behind one whose files were changed.
+UNKNOWN = "unknown"
+DIRTY = "-dirty"
+
+
+def commit_of(clone: Path) -> str:
+    """The commit of a clone, with DIRTY behind it where a file was changed; or UNKNOWN."""
+    # Its own .git: git would look for one in the folders above it, too.
+    git = ["git", f"--git-dir={clone / '.git'}", f"--work-tree={clone}"]
+    # No tag, but the hash itself.
+    command = [*git, "describe", "--always", f"--dirty={DIRTY}", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return UNKNOWN
+    return done.stdout.strip()
+
 
 SETTINGS = "settings.json"  # in the output folder: what an evaluation that goes on must share
 

@@ -41,7 +41,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--tasks", help="names with commas between them; default: all")
     add("--seeds", type=int, help="miniwob: pages of each task; default 5")
     add("--combinations", type=int, help="androidworld: instances of each task; default 1")
-    add("--steps", type=int, help="steps an episode; default: miniwob 10, osworld 15")
+    add(
+        "--steps",
+        type=int,
+        help="steps an episode; default: miniwob 10, osworld 15 (published: 15, 50, 100; other "
+        "numbers compare with nothing)",
+    )
     add("--browsers", type=int, help="miniwob: 1 to 4, side by side; default 2")
     add("--provider", help="osworld: who runs the virtual machine, such as docker or vmware")
     add("--path_to_vm", help="osworld: file of the machine; default: the provider's own image")

@@ -36,7 +36,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 
@@ -47,17 +46,33 @@ from agent import Plan, format_forecast, play
 from benchmarks.common import by, mean
 from benchmarks.episodes import (
     Player,
+    commit_of,
     noting,
     open_folder,
     percent,
     table_row,
     to_pixels,
 )
-from benchmarks.osworld_files import Task, TaskFolder, count_results, read_scores, read_tasks
-from benchmarks.osworld_machine import Machine, check_machine, desktop, package_log, told
+from benchmarks.osworld_files import (
+    HOW_TO_CLONE,
+    Task,
+    TaskFolder,
+    count_results,
+    read_scores,
+    read_tasks,
+)
+from benchmarks.osworld_machine import (
+    VERSION,
+    Machine,
+    check_machine,
+    desktop,
+    desktop_class,
+    package_log,
+    told,
+)
 from envs import POINTING, Action, Box, Observation, last_steps
 
-BUDGETS = (15, 50, 100)  # steps, as published
+BUDGETS = (15, 50, 100)  # steps, as published; a result with another number stands alone
 
 # ---- unified actions as commands -----------------------------------------------------------------
 
@@ -400,7 +415,23 @@ def check(
     if budget < 1:
         raise ValueError(f"{budget} steps a task: must be at least 1")
     check_machine(machine)
-    return read_tasks(clone, tasks)
+    chosen = read_tasks(clone, tasks)
+    check_graders(chosen)
+    return chosen
+
+
+def check_graders(tasks: Sequence[Task]) -> None:
+    """ValueError for a task whose grader the package lacks: the clone is of another version."""
+    kind = desktop_class()
+    env = kind.__new__(kind)  # without its constructor, which starts the machine
+    for task in tasks:
+        try:
+            env._set_evaluator_info(task.config)
+        except Exception as problem:  # whatever it raises at a task that it does not know
+            raise ValueError(
+                f"{task.name}: desktop-env {VERSION} cannot grade it ({told(problem)}); "
+                f"{HOW_TO_CLONE}, or leave the task out"
+            )
 
 
 def evaluate(
@@ -426,7 +457,8 @@ def evaluate(
         "observation_type": "screenshot",
         "provider_name": machine.provider,
         "path_to_vm": machine.path_to_vm,
-        "desktop_env": package_version(),
+        "desktop_env": VERSION,
+        "commit": commit_of(clone),
         "tasks": list(tasks),
         "max_steps": budget,
         "sleep_after_execution": pauses.after_action,
@@ -435,13 +467,16 @@ def evaluate(
     if player.tool_agent is None:
         settings["points_by"] = OWN_POINTS  # there are no labels here
     results = output / "pyautogui" / "screenshot" / folder_name(player)
-    open_folder(results, settings, "args.json", FREE_TO_CHANGE)
+    claim = partial(open_folder, results, settings, "args.json", FREE_TO_CHANGE)
+    if results.exists():
+        claim()  # or refuse it, before the machine starts
     scores = read_scores(chosen, results)
     waiting = [number for number, task in enumerate(chosen) if task.name not in scores]
     crashes = {}
     bar = partial(tqdm, total=len(chosen), initial=len(scores), unit="task", mininterval=1)
     if waiting:
         with desktop(machine, output / "cache") as env:
+            claim()  # not before: a machine that does not start leaves nothing behind
             world = OSWorld(env, chosen, history=player.history, budget=budget, pauses=pauses)
             for number in bar(waiting):
                 name = chosen[number].name
@@ -453,13 +488,6 @@ def evaluate(
                     crashes[name] = str(crash)
                     tqdm.write(f"warning: {name} crashed: {crash}", file=sys.stderr)
     return settings | summary(chosen, scores, crashes, results)
-
-
-def package_version() -> str:
-    try:
-        return version("desktop-env")
-    except PackageNotFoundError:  # it was not installed but put into the path
-        return "unknown"
 
 
 def folder_name(player: Player) -> str:

@@ -18,6 +18,11 @@ from envs import one_line
 from extras.run_folder import write
 
 REPOSITORY = "https://github.com/xlang-ai/OSWorld"
+# desktop-env 1.0.2 is of 23 October 2025; later tasks ask for graders that it does not have.
+HOW_TO_CLONE = (
+    f"needed: a clone of {REPOSITORY} as it was when desktop-env 1.0.2 came out; in it, "
+    "git checkout $(git rev-list -1 --before=2025-10-24 HEAD)"
+)
 
 # ---- tasks of a clone ----------------------------------------------------------------------------
 
@@ -54,7 +59,7 @@ def read_tasks(clone: Path, names: Sequence[str] = ()) -> list[Task]:
     for path in sorted(root.glob("test_*.json")):
         lists[path.stem.removeprefix("test_")] = path
     if "all" not in lists:
-        raise ValueError(f"{root / 'test_all.json'} is missing: give a clone of {REPOSITORY}")
+        raise ValueError(f"{root / 'test_all.json'} is missing; {HOW_TO_CLONE}")
     every = read_names(lists["all"])
     domains = dict.fromkeys(name.split("/")[0] for name in every)
     chosen = {}  # in the place of an ordered set
@@ -99,7 +104,7 @@ def read_task(root: Path, name: str) -> Task:
         if "func" not in get(config, "evaluator", dict):
             raise BadRecord("evaluator: no func")
     except (OSError, ValueError) as problem:
-        raise ValueError(f"{path}: {reason(problem)}")
+        raise ValueError(f"{path}: {reason(problem)}; {HOW_TO_CLONE}")
     return Task(domain, ident, config)
 
 

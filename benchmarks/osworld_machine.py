@@ -5,24 +5,36 @@ It carries nothing out and grades nothing: the package's DesktopEnv, which `desk
 """
 
 import logging
+import os
 import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from envs import one_line
 
+VERSION = "1.0.2"
 INSTALL = (
-    "pip install --no-deps desktop-env==1.0.2 && pip install requests gymnasium, and for its "
+    f"pip install --no-deps desktop-env=={VERSION} && pip install requests gymnasium, and for its "
     "graders what docs/online.md lists"
 )
 
-# Provider -> a program that must be in PATH: without it the package asks again and again, for ever.
+# Provider -> a command that must work: where it fails, the package asks again and again, for ever.
 # Its other providers are clouds, which want a region and an image of their own.
-PROVIDERS = {"docker": None, "vmware": "vmrun", "virtualbox": "VBoxManage"}
+VMWARE = "fusion" if sys.platform == "darwin" else "ws"  # as the package has it
+PROVIDERS = {
+    "docker": (),  # asked by its Python package: `check_docker`
+    "vmware": ("vmrun", "-T", VMWARE, "list"),
+    "virtualbox": ("VBoxManage", "list", "vms"),
+}
+ANSWER_LIMIT = 60.0  # seconds for that command
+START_LIMIT = 900.0  # seconds for a machine to be up
 
 
 @dataclass(frozen=True)
@@ -39,22 +51,81 @@ def check_machine(machine: Machine) -> None:
         raise ValueError(
             f"unknown provider {one_line(machine.provider, 80)!r}: one of {', '.join(PROVIDERS)}"
         )
-    program = PROVIDERS[machine.provider]
-    if program is not None and shutil.which(program) is None:
-        raise ValueError(f"provider {machine.provider}: {program} is not in PATH; install it first")
     if machine.path_to_vm and not Path(machine.path_to_vm).is_file():
         # Docker would make a folder of that name, and start without a disk.
         raise ValueError(f"path_to_vm {machine.path_to_vm}: there is no such file")
+    if machine.provider != "docker":
+        check_program(machine.provider, PROVIDERS[machine.provider])
     desktop_class()
+    check_imports(machine.provider)
+    if machine.provider == "docker":
+        check_docker()
+
+
+def check_program(provider: str, command: Sequence[str]) -> None:
+    """ValueError where the provider's program is missing, fails or does not answer."""
+    program = command[0]
+    if shutil.which(program) is None:
+        raise ValueError(f"provider {provider}: {program} is not in PATH; install it first")
+    how = {"stdin": subprocess.DEVNULL, "capture_output": True, "errors": "replace", "check": True}
+    try:
+        subprocess.run(command, timeout=ANSWER_LIMIT, **how)
+        return
+    except subprocess.CalledProcessError as error:
+        output = one_line(error.stdout + error.stderr, 200)
+        problem = f"exit code {error.returncode}: {output}"
+    except subprocess.TimeoutExpired:
+        problem = f"no answer in {ANSWER_LIMIT:g} s"
+    except OSError as error:
+        problem = told(error)
+    raise ValueError(
+        f"provider {provider}: `{' '.join(command)}` fails ({problem}); "
+        "install or start it so that this command works"
+    )
+
+
+def check_imports(provider: str) -> None:
+    """ValueError where what the package imports for a provider is not installed."""
+    try:
+        for module in ("manager", "provider"):
+            import_module(f"desktop_env.providers.{provider}.{module}")
+    except ImportError as problem:
+        needed = "requests tqdm psutil filelock"
+        if provider == "docker":
+            needed += " docker"
+        raise ValueError(f"provider {provider} ({told(problem)}): pip install {needed}")
+
+
+def check_docker() -> None:
+    """ValueError where no daemon answers."""
+    import docker
+
+    try:
+        docker.from_env().ping()
+    except Exception as problem:  # of docker, of requests, of the socket
+        raise ValueError(
+            f"provider docker: no daemon answers ({told(problem)}); start it with `sudo systemctl "
+            "start docker`, and see that `docker info` works without sudo"
+        )
 
 
 def desktop_class() -> type:
-    """The package's DesktopEnv; ValueError in one line where it cannot be imported."""
+    """The package's DesktopEnv; ValueError in one line where it is missing, or another version."""
     try:
         from desktop_env.desktop_env import DesktopEnv
     except ImportError as problem:
         raise ValueError(f"OSWorld needs desktop-env ({one_line(str(problem), 200)}): {INSTALL}")
+    installed = package_version()
+    if installed != VERSION:
+        raise ValueError(f"OSWorld needs desktop-env {VERSION}, not {installed}: {INSTALL}")
     return DesktopEnv
+
+
+def package_version() -> str:
+    try:
+        return version("desktop-env")
+    except PackageNotFoundError:  # it was not installed but put into the path
+        return "one of unknown version"
 
 
 @contextmanager
@@ -79,6 +150,8 @@ def desktop(machine: Machine, cache: Path) -> Iterator:
 
 
 def start(env, machine: Machine, cache: Path) -> None:
+    if machine.provider != "docker":  # whose start has an end, and may load an image before
+        env._start_emulator = limited(env._start_emulator)  # called at each return to the snapshot
     try:
         env.__init__(
             provider_name=machine.provider,
@@ -92,6 +165,16 @@ def start(env, machine: Machine, cache: Path) -> None:
         raise ValueError(f"provider {machine.provider}: no virtual machine ({told(problem)})")
 
 
+def limited(start_emulator: Callable) -> Callable:
+    """The package's own one would ask a dead machine for ever, and log each failure."""
+
+    def start_in_time() -> None:
+        with time_limit(START_LIMIT), package_log(Path(os.devnull)):
+            start_emulator()
+
+    return start_in_time
+
+
 def stop(env) -> None:
     if not hasattr(env, "path_to_vm"):  # it ended before anything was started
         return
@@ -103,6 +186,28 @@ def stop(env) -> None:
 
 def told(problem: Exception) -> str:
     return f"{type(problem).__name__}: {one_line(str(problem), 200)}"
+
+
+class TimeIsUp(BaseException):
+    """No Exception, which the package's loops would catch and try again."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """TimeoutError when what is inside takes longer; main thread only."""
+
+    def leave(_number: int, _frame) -> None:
+        raise TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, leave)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except TimeIsUp:
+        raise TimeoutError(f"not up after {seconds:g} s; start it by hand to see why") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

@@ -224,6 +224,8 @@ def load_package(monkeypatch, machine: VirtualMachine) -> ModuleType:
     setup = stand_in("desktop_env.controllers.setup", SetupController=SetupController)
     for module in (metrics, getters, evaluators, setup):
         monkeypatch.setitem(sys.modules, module.__name__, module)
+    daemon = SimpleNamespace(ping=lambda: True)
+    monkeypatch.setitem(sys.modules, "docker", stand_in("docker", from_env=lambda: daemon))
     sys.modules.pop("desktop_env.desktop_env", None)
     package = importlib.import_module("desktop_env.desktop_env")
     monkeypatch.setattr(

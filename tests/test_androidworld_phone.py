@@ -12,7 +12,8 @@ from socket import create_server
 import pytest
 
 from benchmarks import androidworld_phone
-from benchmarks.androidworld_phone import COMMIT, commit_of, doubt, load_package
+from benchmarks.androidworld_phone import COMMIT, doubt, load_package
+from benchmarks.episodes import commit_of
 
 
 def says(f, *args) -> str:

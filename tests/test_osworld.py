@@ -10,7 +10,10 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -25,6 +28,7 @@ from osworld_stub import (
     make_task,
     rewrite,
     run_command,
+    stand_in,
     white_screen,
 )
 
@@ -197,7 +201,8 @@ def refused(tmp_path, provider="docker", path_to_vm="", **settings) -> str:
     player = Player(no_planner, "runs/x", 5)
     machine = Machine(provider, path_to_vm)
     with pytest.raises(ValueError) as problem:
-        evaluate(player, tmp_path / "out", make_clone(tmp_path), machine, **settings)
+        clone = make_clone(tmp_path)
+        evaluate(player, tmp_path / "out", clone, machine, pauses=NOW, **settings)
     assert not (tmp_path / "out").exists()
     assert "\n" not in str(problem.value)
     return str(problem.value)
@@ -225,6 +230,45 @@ def test_a_provider_without_its_program_is_one_line(tmp_path, monkeypatch, provi
     assert line == f"provider {provider}: {program} is not in PATH; install it first"
 
 
+LISTING = [("vmware", "vmrun -T ws list"), ("virtualbox", "VBoxManage list vms")]
+
+
+def put_program(tmp_path, monkeypatch, command, script) -> None:
+    """The program of a command, as a shell script that is first in PATH."""
+    program = tmp_path / command.split()[0]
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(("provider", "command"), LISTING)
+def test_a_provider_whose_program_fails_is_one_line(tmp_path, monkeypatch, provider, command):
+    """The package itself would print its error thousands of times, without an end."""
+    script = 'echo "Error: no $*"; echo license >&2; exit 255'
+    put_program(tmp_path, monkeypatch, command, script)
+    asked = command.split(maxsplit=1)[1]
+    assert refused(tmp_path, provider=provider) == (
+        f"provider {provider}: `{command}` fails (exit code 255: Error: no {asked} license); "
+        "install or start it so that this command works"
+    )
+
+
+@pytest.mark.parametrize(("provider", "command"), LISTING)
+def test_a_provider_whose_program_hangs_is_one_line(tmp_path, monkeypatch, provider, command):
+    put_program(tmp_path, monkeypatch, command, "exec sleep 60")
+    monkeypatch.setattr(osworld_machine, "ANSWER_LIMIT", 0.2)
+    line = refused(tmp_path, provider=provider)
+    assert line.startswith(f"provider {provider}: `{command}` fails (no answer in 0.2 s); install")
+
+
+def test_a_program_that_cannot_be_run_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "vmrun").write_text("#!/nowhere\n")
+    (tmp_path / "vmrun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    line = refused(tmp_path, provider="vmware")
+    assert line.startswith("provider vmware: `vmrun -T ws list` fails (FileNotFoundError: ")
+
+
 def test_a_budget_of_nothing_is_one_line(tmp_path):
     assert refused(tmp_path, budget=0) == "0 steps a task: must be at least 1"
 
@@ -241,13 +285,75 @@ def test_an_image_that_is_not_there_is_one_line(tmp_path):
 
 @pytest.fixture
 def vm(monkeypatch):
-    for name in ("desktop_env", "requests", "gymnasium"):
+    for name in ("desktop_env", "requests", "gymnasium", "psutil", "filelock"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: {osworld_machine.INSTALL}")
     machine = VirtualMachine()
     load_package(monkeypatch, machine)
     yield machine
     machine.close()
+
+
+@pytest.mark.parametrize("installed", ["0.1.22", "1.0.3", None])
+def test_another_version_of_the_package_is_one_line(vm, tmp_path, monkeypatch, installed):
+    def version(name):
+        assert name == "desktop-env"
+        if installed is None:
+            raise osworld_machine.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(osworld_machine, "version", version)
+    found = installed or "one of unknown version"
+    line = refused(tmp_path)
+    assert line.startswith(f"OSWorld needs desktop-env 1.0.2, not {found}: pip install --no-deps ")
+
+
+def test_without_dockers_package_the_line_says_what_to_install(vm, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "docker", None)
+    sys.modules.pop("desktop_env.providers.docker.provider", None)
+    line = refused(tmp_path)
+    assert line.startswith("provider docker (ModuleNotFoundError: ")
+    assert line.endswith("): pip install requests tqdm psutil filelock docker")
+
+
+def no_daemon():
+    raise RuntimeError("Error while fetching\nserver API version")
+
+
+@pytest.mark.parametrize("client", [no_daemon, lambda: SimpleNamespace(ping=no_daemon)])
+def test_without_a_docker_daemon_the_line_says_what_to_start(vm, tmp_path, monkeypatch, client):
+    monkeypatch.setitem(sys.modules, "docker", stand_in("docker", from_env=client))
+    assert refused(tmp_path) == (
+        "provider docker: no daemon answers (RuntimeError: Error while fetching server API "
+        "version); start it with `sudo systemctl start docker`, and see that `docker info` works "
+        "without sudo"
+    )
+
+
+@pytest.mark.parametrize(
+    "grader",
+    [
+        {"func": "check_play_and_exit"},
+        {"func": ["is_equal", "check_play_and_exit"]},
+        TYPED | {"result": {"type": "appearance"}},
+    ],
+)
+def test_a_clone_of_another_version_is_one_line(vm, tmp_path, grader):
+    """Its tasks ask for graders that the package does not have: they would all crash."""
+    clone = make_clone(tmp_path)
+    rewrite(clone, "os/aaaa-1", make_task("aaaa-1", evaluator=grader))
+    with pytest.raises(ValueError) as problem:
+        run(tmp_path, no_planner)
+    line = str(problem.value)
+    assert line.startswith("os/aaaa-1: desktop-env 1.0.2 cannot grade it (AttributeError: ")
+    assert line.endswith(
+        "; needed: a clone of https://github.com/xlang-ai/OSWorld as it was when desktop-env 1.0.2 "
+        "came out; in it, git checkout $(git rev-list -1 --before=2025-10-24 HEAD), or leave the "
+        "task out"
+    )
+    assert vm.events == []
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path, follow(*TYPE_AND_END), tasks=["os/cccc-3"])["score"] == 1.0
 
 
 def repaired(command: str) -> str:
@@ -416,7 +522,7 @@ def player_of(planner, **settings) -> Player:
     return Player(planner, "runs/x", 5, **settings)
 
 
-def run(tmp_path, planner, **settings) -> dict:
+def run(tmp_path, planner, provider="docker", **settings) -> dict:
     """An evaluation without waiting, on the clone that is there or a new one.
 
     `planner`: or a Player.
@@ -425,7 +531,7 @@ def run(tmp_path, planner, **settings) -> dict:
     if not clone.exists():
         make_clone(tmp_path)
     player = planner if isinstance(planner, Player) else player_of(planner)
-    machine = Machine("docker")
+    machine = Machine(provider)
     return evaluate(player, tmp_path / "out", clone, machine, pauses=NOW, **settings)
 
 
@@ -553,6 +659,30 @@ def test_results_of_other_settings_are_not_mixed_in(vm, tmp_path):
     )
 
 
+def commit(clone) -> str:
+    """Commit all of a clone, as it is now; the hash."""
+    who = ["-c", "user.name=x", "-c", "user.email=x@x"]
+    for command in (["init"], ["add", "."], [*who, "commit", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", "-C", clone, *command], check=True, capture_output=True)
+    told = subprocess.run(["git", "-C", clone, "rev-parse", "HEAD"], capture_output=True, text=True)
+    return told.stdout.strip()
+
+
+def test_the_commit_of_the_clone_stands_in_the_result_and_another_is_refused(vm, tmp_path):
+    clone = make_clone(tmp_path)
+    first = commit(clone)
+    result = run(tmp_path, follow(*TYPE_AND_END), tasks=["os/cccc-3"])
+    assert (result["commit"], result["desktop_env"]) == (first, "1.0.2")
+    second = commit(clone)
+    vm.events.clear()
+    with pytest.raises(ValueError) as problem:
+        run(tmp_path, no_planner, tasks=["os"])
+    assert str(problem.value) == (
+        f"{results_of(tmp_path)} was made with other settings: commit {first!r}, not {second!r}"
+    )
+    assert vm.events == []  # that is said before a machine starts
+
+
 def test_results_of_something_else_are_left_alone(vm, tmp_path):
     results_of(tmp_path).mkdir(parents=True)
     (results_of(tmp_path) / "thesis.tex").write_text("mine")
@@ -613,6 +743,72 @@ def test_a_machine_that_does_not_start_is_one_line(vm, tmp_path):
     assert str(problem.value) == (
         "provider docker: no virtual machine (RuntimeError: no daemon is running)"
     )
+    assert not (tmp_path / "out").exists()  # with other settings the folder can still be used
+
+
+@pytest.fixture
+def vmware(vm, tmp_path, monkeypatch):
+    """The package's own provider of vmware, on a vmrun that lists machines and starts none."""
+    script = "if [ $3 = list ]; then echo Total running VMs: 0; fi"
+    put_program(tmp_path, monkeypatch, "vmrun", script)
+    provider = importlib.import_module("desktop_env.providers.vmware.provider")
+    monkeypatch.setattr(provider, "WAIT_TIME", 0.01)
+    monkeypatch.setattr(osworld_machine, "START_LIMIT", 0.5)
+    package = importlib.import_module("desktop_env.desktop_env")
+    parts = (vm, provider.VMwareProvider(None))
+    monkeypatch.setattr(package, "create_vm_manager_and_provider", lambda *_, **__: parts)
+    return parts[1]
+
+
+def test_a_machine_that_is_never_up_is_one_line(vmware, tmp_path):
+    """The package's loop would start it again and again, for ever."""
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(ValueError) as problem:
+        run(tmp_path, no_planner, provider="vmware")
+    assert str(problem.value) == (
+        "provider vmware: no virtual machine (TimeoutError: not up after 0.5 s; start it by hand "
+        "to see why)"
+    )
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+def test_a_provider_that_fails_later_says_so_once(vmware, tmp_path, caplog):
+    """The package's loop would log each failure, hundreds a second."""
+    (tmp_path / "vmrun").write_text(
+        "#!/bin/sh\n"
+        f"if [ -e {tmp_path}/asked ]; then echo Error: no license; exit 255; fi\n"
+        f"touch {tmp_path}/asked\n"
+    )
+    with pytest.raises(ValueError, match="TimeoutError: not up after 0.5 s"):
+        run(tmp_path, no_planner, provider="vmware")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_machine_that_never_has_an_address_is_one_line(vmware, tmp_path, monkeypatch):
+    """The package's loop there catches every Exception, a TimeoutError too."""
+
+    def address(*_, **__):
+        time.sleep(1)  # within it, the time is up
+        return "127.0.0.1"
+
+    monkeypatch.setattr(vmware, "start_emulator", lambda *_: None)
+    monkeypatch.setattr(vmware, "stop_emulator", lambda *_: None)
+    monkeypatch.setattr(type(vmware), "_execute_command", address)
+    with pytest.raises(ValueError, match="TimeoutError: not up after 0.5 s"):
+        run(tmp_path, no_planner, provider="vmware")
+
+
+def test_a_machine_that_is_up_in_time_is_not_disturbed_later(vmware, vm, tmp_path, monkeypatch):
+    package = importlib.import_module("desktop_env.desktop_env")
+    monkeypatch.setattr(package, "create_vm_manager_and_provider", lambda *_, **__: (vm, vm))
+    task_planner = follow(*TYPE_AND_END)
+
+    def slow(observations, envs):
+        time.sleep(0.4)  # twice in the task: longer than the limit
+        return task_planner(observations, envs)
+
+    assert run(tmp_path, slow, provider="vmware", tasks=["os/cccc-3"])["score"] == 1.0
 
 
 def test_the_machine_is_stopped_at_the_end(vm, tmp_path):

@@ -40,7 +40,7 @@ def test_an_unknown_task_is_one_line_that_says_what_there_is(tmp_path):
 
 
 def test_a_folder_that_is_no_clone_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"test_all.json is missing: give a clone of https"):
+    with pytest.raises(ValueError, match=r"test_all.json is missing; needed: a clone of https"):
         read_tasks(tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_a_damaged_task_is_one_line_with_its_file(tmp_path, task, why):
     rewrite(clone, "os/cccc-3", task)
     with pytest.raises(ValueError) as problem:
         read_tasks(clone, ["os"])
-    assert str(problem.value).endswith(f"examples/os/cccc-3.json: {why}")
+    assert f"examples/os/cccc-3.json: {why}; needed: a clone of https" in str(problem.value)
 
 
 def test_an_empty_list_is_one_line(tmp_path):
