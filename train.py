@@ -1035,8 +1035,9 @@ def reactive_control(config: Config) -> Config:
 def open_run(config: Config) -> tuple[RunFolder, Policy]:
     """The run folder, and the policy before it has adapters."""
     run = RunFolder(dataclasses.asdict(config))
-    if config.tool_agent != "base":
-        # Before the warm start, and before anything is written: what is missing is told at once.
+    if not config.model and config.tool_agent != "base":
+        # What is missing is told before the minutes of a warm start. A model comes before its tool
+        # agent: how it is loaded depends on the memory that it finds free.
         load_tool_agent(config.tool_agent, None, config.max_pixels)
     keep_pages(config.env, config.warmup_dir)
     base = find_base(config, run)
@@ -1052,6 +1053,8 @@ def open_run(config: Config) -> tuple[RunFolder, Policy]:
     policy.far_first = config.order == "far"
     policy.forecast_states = config.forecast_states
     let_think(policy, config.thinking)
+    # Before anything is written: a wrong name leaves no run behind.
+    load_tool_agent(config.tool_agent, policy, config.max_pixels)
     in_4bit = getattr(policy.core, "is_loaded_in_4bit", False)
     run.write_config(base, in_4bit)
     return run, policy

@@ -425,8 +425,8 @@ class MiniWoB:
     time). info: "result" is "ok", "failed" (the tool agent found nothing: step(None)), "impossible"
     (there is no such action here) or "broken" (the browser crashed: "crashed" is true, the episode
     is truncated); "success"; "success_browsergym" (BrowserGym's rule: any reward above 0); "task",
-    "steps", "oracle_steps" (of the plan on the first page, too
-    short where it has to search; 0: there is no script), "raw_reward" and the page's "reason".
+    "steps", "oracle_steps" (of the plan on the first page, too short where it has to search; 0:
+    there is no script), "raw_reward" and the page's "reason".
     """
 
     side_by_side = POOL.limit  # so many episodes can be played at once

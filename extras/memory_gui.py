@@ -13,6 +13,7 @@ import random
 from dataclasses import replace
 from functools import cache, partial
 
+from agent import format_forecast
 from envs import VALUES, Action, ToyGUI
 from extras.lessons import Course, Drill
 
@@ -75,11 +76,9 @@ def random_step(rng: random.Random) -> Action:
 
 def continuations(plan: tuple[Action, ...], order: str) -> tuple[tuple[str, str], ...]:
     """For each line of a written plan but the last: (that line, which is given; those after it)."""
-    lines = [str(step) for step in plan]
-    if order == "far":
-        lines.reverse()
+    lines = format_forecast(plan, far_first=order == "far").split("\n")
     answers = []
     for i, line in enumerate(lines[:-1]):
-        rest = "".join(f"\n{later}" for later in lines[i + 1 :])
-        answers.append((line, rest))
+        rest = "\n".join(lines[i + 1 :])
+        answers.append((line, f"\n{rest}"))
     return tuple(answers)

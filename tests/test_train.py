@@ -850,6 +850,25 @@ def test_it_is_told_before_the_warm_start_is_made(tmp_path, dies):
     assert not (tmp_path / "warmup").exists()
 
 
+def test_a_model_finds_the_memory_free_of_its_tool_agent(tiny, tmp_path, monkeypatch):
+    """How it is loaded depends on that."""
+    loaded = []
+
+    def load_noted(*what, **how):
+        loaded.append("policy")
+        return load_policy(*what, **how)
+
+    def load_tool_agent(*_):
+        loaded.append("tool agent")
+        raise SystemExit
+
+    monkeypatch.setattr(train, "load_policy", load_noted)
+    monkeypatch.setattr(train, "load_tool_agent", load_tool_agent)
+    with pytest.raises(SystemExit):
+        train.main(["--model", str(tiny), "--tool_agent", "x", "--output_dir", str(tmp_path)])
+    assert loaded == ["policy", "tool agent"]
+
+
 # ---- from end to end -----------------------------------------------------------------------------
 
 
