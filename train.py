@@ -114,9 +114,9 @@ class Config:
 
     env: str = flag(
         "toy-map",
-        "the world to train in: toy-map, toy-gui, toy-tools, or toy-gui with its memory dial, "
-        "toy-gui:memory=0.5, or tasks of MiniWoB++ in a browser, miniwob:click-test-2,click-tab; "
-        "its model speaks no other world's words. With --data or --model the default is toy-gui; "
+        "the world to train in: toy-map, toy-gui or toy-tools; with a dial, toy-gui:memory=0.5 or "
+        "toy-map:depth=3; or tasks of MiniWoB++ in a browser, miniwob:click-test-2,click-tab; its "
+        "model speaks no other world's words. With --data or --model the default is toy-gui; "
         "without them, what suits a world (`suits` in its class) is the default of other flags",
         begins="world and data",
     )

@@ -382,21 +382,25 @@ def ablate(arms: Sequence[str], settings: Settings) -> dict:
     return ablation_record(exams, settings.seeds, settings.flags, settings.main_split)
 
 
-def run_all(arms: Sequence[str], settings: Settings) -> Iterator[dict[str, list[dict]]]:
+def run_all(
+    arms: Sequence[str], settings: Settings, beside: Collection[str] = ()
+) -> Iterator[dict[str, list[dict]]]:
     """Do what is not finished yet. Yields the exams of each arm, a seed each: first those of
     earlier calls, then again after each run.
 
+    `beside`: arms that are not run, but whose exams of earlier calls are told of as well.
     Raises ValueError for what was made with other settings, before anything is run.
     """
     settings.root.mkdir(parents=True, exist_ok=True)
     jobs = list_jobs(arms, settings)
     finished = {}
-    for job in jobs:
+    for job in jobs | list_jobs(list(beside), settings):
         exam = finished_exam(job, settings)
         if exam is not None:
             finished[job] = exam
     yield by_arm(finished, settings)
-    with tqdm(total=len(jobs), initial=len(finished), unit="run") as bar:
+    done_before = sum(job in finished for job in jobs)
+    with tqdm(total=len(jobs), initial=done_before, unit="run") as bar:
         for job, exam in run_jobs(jobs, finished, settings):
             finished[job] = exam
             bar.update()

@@ -11,7 +11,7 @@ It runs, trains and plays nothing: the same exams always give the same record.
 import math
 import shlex
 import sys
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def arm_record(runs: list[dict], split: str) -> dict:
     generalises, the splits say that training never shows (app; composition, tool).
     stability to tokens_per_episode: of `split`, see eval.py. robustness: see the function.
     per_1000_tokens, per_minute: tasks solved on `split` per 1,000 tokens written there, and on all
-    splits per minute of playing them.
+    splits per minute of playing them. by_kind: of first actions on `split`.
     """
     metrics = [run["split"][split] for run in runs]
     record = {"split": {}}
@@ -79,6 +79,7 @@ def arm_record(runs: list[dict], split: str) -> dict:
     for name in ("minutes", "exam_minutes", "sampled_tokens", "commit"):
         record[name] = [run.get(name) for run in runs]
     record["flags"] = " ".join(runs[0]["flags"])
+    record["by_kind"] = by_kind(metrics)
     return record
 
 
@@ -101,6 +102,22 @@ def per_1000_tokens(metrics: dict) -> float:
 def per_minute(run: dict) -> float:
     solved = sum(row["success"] * row["n"] for row in run["split"].values())
     return solved / run["exam_minutes"]
+
+
+def by_kind(metrics: Sequence[Mapping]) -> dict[str, dict]:
+    """Kind of the oracle's action -> how often it was met with the right one, one number a seed.
+
+    Policies meet different states, so that n differs too; None for a kind that was not met.
+
+    >>> by_kind([{"by_kind": {"click": {"right": 0.5, "n": 8}}}, {"by_kind": {}}])
+    {'click': {'right': [0.5, None], 'n': [8, 0]}}
+    """
+    over_the_seeds = {}
+    for kind in each_once(row["by_kind"] for row in metrics):
+        rows = [row["by_kind"].get(kind, {"right": None, "n": 0}) for row in metrics]
+        right = [row["right"] for row in rows]
+        over_the_seeds[kind] = {"right": right, "n": [row["n"] for row in rows]}
+    return over_the_seeds
 
 
 def commits(exams: dict[str, list[dict]]) -> str:
@@ -147,7 +164,8 @@ def gains(success: dict[str, list[float]]) -> list[float]:
 
 
 def ablation_table(record: dict) -> str:
-    """One row an arm: success on the first split, the others that it plays, and what it cost."""
+    """One row an arm: success on the first split, the others that it plays, and what it cost; then
+    its first actions by kind, for an average hid a start that could not type at all."""
     played = [list(arm["split"]) for arm in record["arms"].values()]
     splits = max(played, key=len)
     rows = [table_header(splits)]
@@ -160,7 +178,7 @@ def ablation_table(record: dict) -> str:
         if not math.isnan(half):  # as it is with one seed
             text += f" +- {half:.1%}"
         rows.append(text)
-    return "\n".join(rows)
+    return "\n".join([*rows, "", kinds_table(record["arms"])])
 
 
 def table_header(splits: Sequence[str]) -> str:
@@ -175,7 +193,7 @@ def table_header(splits: Sequence[str]) -> str:
 def table_row(name: str, record: dict, splits: Sequence[str]) -> str:
     arm = record["arms"][name]
     first, *others = splits
-    label = f"{name} ({len(arm['minutes'])})"
+    label = seeds_label(name, arm)
     mean, half = over_seeds(arm["split"][first]["success"])
     on_first = plus_minus(f"{100 * mean:.1f}", 100 * half)
     cells = [f"{label:22}", f"{on_first:>12}", f"{against_tracer1(name, record):>17}"]
@@ -218,6 +236,50 @@ def mean_cell(values: Sequence[float | None] | None, style: str) -> str:
     if values is None or None in values:
         return f"{'-':>7}"
     return format(np.mean(values), style)
+
+
+def kinds_table(arms: Mapping[str, dict]) -> str:
+    """First actions right by the kind of the oracle's, and of how many in all seeds."""
+    kinds = each_once(arm["by_kind"] for arm in arms.values())
+    rows = [["first action right", *kinds]]
+    for name, arm in arms.items():
+        row = [seeds_label(name, arm)]
+        for kind in kinds:
+            of_kind = arm["by_kind"].get(kind, {"right": [], "n": [0]})
+            row.append(f"{mean_percent(of_kind['right'])} of {sum(of_kind['n'])}")
+        rows.append(row)
+    return in_columns(rows)
+
+
+def seeds_label(name: str, arm: dict) -> str:
+    return f"{name} ({len(arm['minutes'])})"
+
+
+NOTHING = "-"  # in a cell whose arm, split or pair has not been run
+
+
+def mean_percent(shares: Sequence[float | None]) -> str:
+    known = [share for share in shares if share is not None]
+    if not known:
+        return NOTHING
+    return f"{np.mean(known):.0%}"
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """The first column flush left, the others flush right.
+
+    >>> print(in_columns([["arm", "success"], ["tracer1", "5"]]))
+    arm      success
+    tracer1        5
+    """
+    columns = zip(*rows, strict=True)
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 # ---- the picture --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from functools import cache
 import numpy as np
 
 from extras.ablation import run_owner
-from extras.ablation_shown import arm_record, commits, each_once
+from extras.ablation_shown import arm_record, by_kind, commits, each_once
 from extras.intervals import over_seeds, over_tasks
 from extras.study_arms import HORIZONS, SHARES, Study
 from extras.worlds import find_world
@@ -31,7 +31,7 @@ Exams = Mapping[str, Sequence[dict]]  # arm -> one exam a seed
 
 
 def study_record(study: Study, exams: Exams, split: str, command: str) -> dict:
-    """All numbers of a study; docs/map.json and its like.
+    """All numbers of a study, as docs/memory.json has them.
 
     arms: see study_arm_record. pairs: the first minus the second, see `paired`. minutes: of all
     runs together, with their warm starts and exams.
@@ -55,22 +55,27 @@ def study_record(study: Study, exams: Exams, split: str, command: str) -> dict:
 def study_arm_record(runs: Sequence[dict], split: str) -> dict:
     """What arm_record says of an arm, and more; each number is a list over the seeds.
 
-    by_demand: success by what a task demands, from `split` and from `deeper`. by_kind: of first
-    actions on `split`. start: what the warm start took. solved: a digit a task, a string a seed, so
-    that arms can be compared task by task. probe: what else was asked (ablation.Arm.probe).
+    by_demand: success by what a task demands, from `split` and from `deeper`. start: what the warm
+    start took. solved: a digit a task, a string a seed, so that arms can be compared task by task.
+    surprised: of the first steps that said what would be seen after them, how often something else
+    was. probe: what else was asked (ablation.Arm.probe).
     """
     record = arm_record(list(runs), split)
     record["by_demand"] = by_demand(runs, split)
-    record["by_kind"] = by_kind([run["split"][split] for run in runs])
     record["start"] = start_numbers(runs)
     record["solved"] = {played: solved_digits(runs, played) for played in runs[0]["split"]}
+    if "surprised" in runs[0]["split"][split]:
+        record["surprised"] = [run["split"][split].get("surprised") for run in runs]
     if any("probe" in run for run in runs):
         record["probe"] = [run.get("probe") for run in runs]
     return record
 
 
 def by_demand(runs: Sequence[dict], split: str) -> dict[str, dict]:
-    """Demand -> success, one number a seed, and the number of tasks."""
+    """Demand -> success, one number a seed, and the number of tasks.
+
+    On the map `deeper` has the one demand that `split` lacks, so no row is written twice.
+    """
     rows = {}
     for played in (split, "deeper"):
         if played not in runs[0]["split"]:
@@ -81,27 +86,11 @@ def by_demand(runs: Sequence[dict], split: str) -> dict[str, dict]:
     return rows
 
 
-def by_kind(metrics: Sequence[Mapping]) -> dict[str, dict]:
-    """Kind of the oracle's action -> how often it was met with the right one, one number a seed.
-
-    Policies meet different states, so that n differs too; None for a kind that was not met.
-
-    >>> by_kind([{"by_kind": {"click": {"right": 0.5, "n": 8}}}, {"by_kind": {}}])
-    {'click': {'right': [0.5, None], 'n': [8, 0]}}
-    """
-    over_the_seeds = {}
-    for kind in each_once(row["by_kind"] for row in metrics):
-        rows = [row["by_kind"].get(kind, {"right": None, "n": 0}) for row in metrics]
-        right = [row["right"] for row in rows]
-        over_the_seeds[kind] = {"right": right, "n": [row["n"] for row in rows]}
-    return over_the_seeds
-
-
 def start_numbers(runs: Sequence[dict]) -> dict:
     """What the warm starts took and could do, one number a seed; empty without a warm start.
 
     batches, target_tokens, processor_seconds: of all lessons together. first_action, by_kind: right
-    in the check of the start, without a plan in the prompt.
+    in the check of the start, without a plan in the prompt. passed: that check.
     """
     starts = [run.get("start") for run in runs]
     if not all(starts):
@@ -112,6 +101,7 @@ def start_numbers(runs: Sequence[dict]) -> dict:
     checks = [start["check"]["without"] for start in starts]
     numbers["first_action"] = [check["first_action"] for check in checks]
     numbers["by_kind"] = by_kind(checks)
+    numbers["passed"] = [start["check"]["passed"] for start in starts]
     return numbers
 
 
@@ -231,7 +221,8 @@ def task_interval(shares: tuple[float, ...]) -> tuple[float, float]:
 # ---- docs/dials.json -----------------------------------------------------------------------------
 
 DIAL_ARMS = ("tracer1", "reactive", "stage1", "stage2", "filler", "near")  # of the map
-# Names in docs/dials.json -> arms of the study `teaching`.
+# "settings" in docs/dials.json is the toy GUI, whose apps are settings: names there -> arms of the
+# study `teaching`.
 SETTINGS_ARMS = {
     "tracer1": "tracer1_forecasts",
     "reactive_forecasts": "reactive_forecasts",

@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from eval import TYPE_UNSAID
-from extras.ablation_shown import each_once, plus_minus
+from extras.ablation_shown import (
+    NOTHING,
+    each_once,
+    in_columns,
+    kinds_table,
+    mean_percent,
+    plus_minus,
+    seeds_label,
+)
 from extras.intervals import over_seeds
 from extras.study_arms import FORM_WORLDS, FORMS, HORIZONS, LESSONS, SHARES
 
@@ -21,7 +29,6 @@ LEGEND = (
     "% of tasks, mean over the seeds +- half of its 95 % interval (Student's t).\n"
     "Differences in points: +- over the seeds, [95 % interval over the tasks]."
 )
-NOTHING = "-"  # in a cell whose arm, split or pair has not been run
 # What an arm took: tokens of an episode, tokens of all training, its warm start, its training.
 COSTS = ("tokens", "sampled", "start: batches", "s", "RL: min")
 
@@ -46,7 +53,8 @@ def map_tables(record: dict) -> list[str]:
     tables = (
         success_by_depth(record, depths),
         differences_by_depth(record, depths),
-        gains_kept(record, depths),
+        gains_kept(record, depths, over="reactive"),
+        gains_kept(record, depths, over="reactive_plain"),
         success_by_horizon(record, depths),
     )
     return [in_columns(rows) for rows in tables if len(rows) > 1]
@@ -75,12 +83,12 @@ def differences_by_depth(record: dict, depths: Sequence[str]) -> Table:
     return rows
 
 
-def gains_kept(record: dict, depths: Sequence[str]) -> Table:
-    """Of the arms that write as many lines as TraceR1 does."""
-    rows = [depth_header("kept of TraceR1's gain", depths)]
+def gains_kept(record: dict, depths: Sequence[str], over: str) -> Table:
+    """Of the arms that write as many lines as TraceR1 does; `over`: which reactive agent."""
+    rows = [depth_header(f"kept of TraceR1's gain over {over}", depths)]
     for arm in ("filler", "filler_free", "near"):
-        if f"{arm}-reactive" in record["pairs"]:
-            cells = [share_kept(arm, depth, record["pairs"]) for depth in depths]
+        if f"{arm}-{over}" in record["pairs"]:
+            cells = [share_kept(arm, depth, record["pairs"], over) for depth in depths]
             rows.append([arm, *cells])
     return rows
 
@@ -95,14 +103,14 @@ def success_by_horizon(record: dict, depths: Sequence[str]) -> Table:
     return rows
 
 
-def share_kept(arm: str, depth: str, pairs: Mapping[str, dict]) -> str:
-    """How much of what TraceR1 has over the reactive agent this arm has as well.
+LEAST_GAIN = 0.1  # of a smaller one no share is told: it would be divided by chance
 
-    Nothing is said of a gain whose interval over the tasks holds 0: it would be divided by chance.
-    """
-    gain = pairs.get("tracer1-reactive", {}).get("by_demand", {}).get(depth)
-    own = pairs[f"{arm}-reactive"]["by_demand"].get(depth)
-    if gain is None or own is None or gain["ci95_tasks"][0] <= 0:
+
+def share_kept(arm: str, depth: str, pairs: Mapping[str, dict], over: str = "reactive") -> str:
+    """How much of what TraceR1 has over the reactive agent this arm has as well."""
+    gain = pairs.get(f"tracer1-{over}", {}).get("by_demand", {}).get(depth)
+    own = pairs[f"{arm}-{over}"]["by_demand"].get(depth)
+    if gain is None or own is None or gain["mean"] < LEAST_GAIN:
         return NOTHING
     return f"{own['mean'] / gain['mean']:.0%}"
 
@@ -115,12 +123,14 @@ def memory_tables(record: dict) -> list[str]:
 
 def success_by_share(record: dict) -> Table:
     """A row for each share of tasks that need memory."""
-    players = ("tracer1", "reactive", "taken_away", "warmup")
-    rows = [["share", *players, "TraceR1 - reactive", "TraceR1 - taken away"]]
+    players = ("tracer1", "reactive", "taken_away", "warmup", "stage2")
+    differences = ("TraceR1 - reactive", "TraceR1 - taken away", "stage 2 - reactive")
+    rows = [["share", *players, *differences]]
     for share in SHARES:
         cells = [success_of(f"{player}_{share}", record) for player in players]
         for other in ("reactive", "taken_away"):
             cells.append(gain_of(f"tracer1_{share}", f"{other}_{share}", record))
+        cells.append(gain_of(f"stage2_{share}", f"reactive_{share}", record))
         if any_run(cells):
             rows.append([share, *cells])
     return rows
@@ -174,14 +184,28 @@ def success_by_start(record: dict) -> Table:
 
 
 def forms_tables(record: dict) -> list[str]:
-    return [in_columns(success_by_form(record)), kinds_table(record["arms"])]
+    tables = [in_columns(success_by_form(record)), kinds_table(record["arms"])]
+    surprised = surprises(record)
+    if len(surprised) > 1:
+        tables.append(in_columns(surprised))
+    return tables
+
+
+def surprises(record: dict) -> Table:
+    """Of the first steps that said what would be seen after them, how often something else was."""
+    rows = [["what was foreseen", "did not come"]]
+    for name, arm in record["arms"].items():
+        if "surprised" in arm:
+            rows.append([seeds_label(name, arm), mean_percent(arm["surprised"])])
+    return rows
 
 
 def success_by_form(record: dict) -> Table:
-    """A row a form; of each world success, what it is over `near`, and tokens of an episode."""
+    """A row a form; of each world success, what it is over `near`, tokens of an episode, and the
+    batches of the warm start, which some forms need more of."""
     header = ["form"]
     for world in FORM_WORLDS:
-        header += [f"toy-{world}", "- near", "tokens"]
+        header += [f"toy-{world}", "- near", "tokens", "batches"]
     rows = [header]
     for form in FORMS:
         cells = []
@@ -191,22 +215,10 @@ def success_by_form(record: dict) -> Table:
             cells.append(success_of(name, record))
             cells.append(gain_of(name, f"near_{world}", record))
             cells.append(mean_number(arm.get("tokens_per_episode")))
+            cells.append(mean_number(arm.get("start", {}).get("batches")))
         if any_run(cells):
             rows.append([form, *cells])
     return rows
-
-
-def kinds_table(arms: Mapping[str, dict]) -> str:
-    """First actions right by the kind of the oracle's, and of how many in all seeds."""
-    kinds = each_once(arm["by_kind"] for arm in arms.values())
-    rows = [["first action right", *kinds]]
-    for name, arm in arms.items():
-        row = [seeds_label(name, arm)]
-        for kind in kinds:
-            of_kind = arm["by_kind"].get(kind, {"right": [], "n": [0]})
-            row.append(f"{mean_percent(of_kind['right'])} of {sum(of_kind['n'])}")
-        rows.append(row)
-    return in_columns(rows)
 
 
 # ---- cells ---------------------------------------------------------------------------------------
@@ -241,10 +253,6 @@ def demands_in(arms: Mapping[str, dict]) -> list[str]:
     return sorted(each_once(arm["by_demand"] for arm in arms.values()))
 
 
-def seeds_label(name: str, arm: dict) -> str:
-    return f"{name} ({len(arm['minutes'])})"
-
-
 def spaced(pair: str) -> str:
     return pair.replace("-", " - ")
 
@@ -274,38 +282,14 @@ def points(pair: Mapping | None) -> str:
         low, high = pair["ci95"]
         half = 50 * (high - low)  # of the whole width, in points
     low, high = pair["ci95_tasks"]
-    over_seeds = plus_minus(f"{100 * pair['mean']:+.1f}", half).strip()
-    return f"{over_seeds} [{100 * low:.0f} to {100 * high:.0f}]"
-
-
-def mean_percent(shares: Sequence[float | None]) -> str:
-    known = [share for share in shares if share is not None]
-    if not known:
-        return NOTHING
-    return f"{np.mean(known):.0%}"
+    with_half = plus_minus(f"{100 * pair['mean']:+.1f}", half).strip()
+    return f"{with_half} [{100 * low:.0f} to {100 * high:.0f}]"
 
 
 def mean_number(values: Sequence[float] | None) -> str:
     if not values:
         return NOTHING
     return f"{np.mean(values):,.0f}"
-
-
-def in_columns(rows: Sequence[Sequence[str]]) -> str:
-    """The first column flush left, the others flush right.
-
-    >>> print(in_columns([["arm", "success"], ["tracer1", "5"]]))
-    arm      success
-    tracer1        5
-    """
-    columns = zip(*rows, strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 # ---- the picture ---------------------------------------------------------------------------------
@@ -318,7 +302,7 @@ MAP_CURVES = {
     "near": ("near to far", "tab:blue"),
     "filler": ("fillers in the place of the plan", "tab:red"),
 }
-# Whose start the reactive agent has in the settings world.
+# Whose start the reactive agent has in the toy GUI.
 STARTS = {
     "forecasts": "forecasts",
     "next": "next\nactions",
@@ -330,7 +314,7 @@ STARTS = {
 def draw_dials(records: Mapping[str, dict], older: dict, path: Path) -> None:
     """Gain over the reactive agent against what the world demands, a panel a world.
 
-    `older`: docs/ablation.json, whose pair TraceR1 - reactive_grounded is the null of before. Bars
+    `older`: docs/ablation.json; its TraceR1 - reactive_grounded, no gain, is drawn as well. Bars
     are 95 % intervals, over the seeds where there are three or more of them, else over the tasks.
     """
     from matplotlib.figure import Figure  # here, because importing it writes a cache of fonts
@@ -361,7 +345,7 @@ def draw_memory_dial(axis, pairs: Mapping[str, dict]) -> None:
     draw_gains(axis, by_share("tracer1", pairs), "TraceR1, its plan carried along", "tab:green")
     draw_gains(axis, by_share("taken_away", pairs), "the same policy, plan taken away", "tab:red")
     ticks = [float(share) for share in SHARES]
-    axis.set(title="settings: seen early, needed late", xlabel="share of such tasks", xticks=ticks)
+    axis.set(title="toy GUI: seen early, needed late", xlabel="share of such tasks", xticks=ticks)
     add_legend(axis)
 
 
@@ -376,18 +360,18 @@ def by_share(player: str, pairs: Mapping[str, dict]) -> dict[float, dict]:
 
 
 def draw_settings(axis, pairs: Mapping[str, dict], older: dict) -> None:
-    """No demand: by what the reactive agent's start was taught; the older table first."""
+    """No demand: by what the reactive agent's start was taught; the older table's gain first."""
     labels = ["forecasts\n(older table)"]
-    null = older.get("pairs", {}).get("tracer1-reactive_grounded")
-    if null is not None:
+    of_before = older.get("pairs", {}).get("tracer1-reactive_grounded")
+    if of_before is not None:
         seeds = len(older["seeds"])
-        draw_gains(axis, {0: null | {"seeds": seeds}}, "", "black")
+        draw_gains(axis, {0: of_before | {"seeds": seeds}}, "", "black")
     for lessons, label in STARTS.items():
         pair = pairs.get(f"tracer1_forecasts-reactive_{lessons}")
         if pair is not None:
             draw_gains(axis, {len(labels): pair}, "", "tab:green")
             labels.append(label)
-    axis.set(title="settings: nothing needed from afar", xlabel="the reactive agent's start")
+    axis.set(title="toy GUI: nothing needed from afar", xlabel="the reactive agent's start")
     axis.set_xticks(range(len(labels)), labels, fontsize=8)
     axis.set_xlim(-0.5, len(labels) - 0.5)
 

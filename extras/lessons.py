@@ -84,9 +84,10 @@ def form_answer(reference: Sequence[Action], form: str, rng: random.Random) -> t
     """What four of --warmup_lessons make of a reference; the first action stays true.
 
     forecasts   all of it
-    next        its first action alone. A forecast practises the later steps from every earlier
-                state, so it is also more teaching. Whether it is more than that shows where this
-                start has as many target tokens (about three times the --warmup_steps)
+    next        its first action alone. It differs from `forecasts` in two ways: nothing is said of
+                the future, and there is less to learn from (a forecast practises each later step
+                from every earlier state). Given as many target tokens (2.8 times the
+                --warmup_steps), only the first difference is left
     scrambled   the words of the later steps change places: as many tokens and the same words as a
                 forecast, but nothing in them says what comes when. What this start still has over
                 `next` is not knowledge of the future
@@ -165,9 +166,10 @@ def damage(plan: Sequence[Action], world, rng: random.Random, horizon: int) -> t
 class Drill:
     """One prompt and some answers to it; of each answer the first part is given, not learnt.
 
-    `inner`: words that the first layers are to name, one each, where the answers' last word is due.
-    What is written down step by step gets such targets by itself; what is to be worked out silently
-    needs them, or the loss stays on a plateau (docs/experiments.md).
+    `inner`: for what is to be worked out silently. The i-th layer is to name inner[i], at the token
+    from which the answer's last word is predicted. A way that is written down has a target at each
+    of its words; without these a silent one has none, and the loss stays on a plateau
+    (docs/experiments.md).
     """
 
     observation: Observation

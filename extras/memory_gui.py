@@ -2,7 +2,7 @@ r"""The memory dial: the toy GUI in which something seen early is needed late.
 
 Called by extras/worlds.py for --env toy-gui:memory=SHARE. The tasks are chosen in envs.make_task;
 here stands what the tiny model has to be taught before a plan in its prompt is of any use to it: to
-copy from it, as a hub model can.
+copy from it, which a pretrained model is expected to bring along.
 It knows no model and trains nothing: extras/warm_start.py does.
 
     prompt        instruction, screen, ..., plan: click Wifi; type coral; click Save

@@ -43,7 +43,7 @@ from extras.worlds import find_world
 from train import parse_config
 
 DOCS = Path("docs")
-ABLATION = ROOT / "docs" / "ablation.json"  # its null is drawn beside the dials
+ABLATION = ROOT / "docs" / "ablation.json"  # looking ahead gave nothing there: drawn too
 QUICK_LIMIT = 400  # tasks of a split, with --quick
 
 
@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         split = args.split
     record = None
     with runs_or_die():
-        for exams in run_all(arms, settings):
+        for exams in run_all(arms, settings, beside=study.arms):
             if not exams:
-                continue  # nothing was run by an earlier call
+                continue  # the exams of earlier calls come first, and there are none
             record = study_record(study, exams, split, command_of(args))
             write_record(record, name, folder)
             write(folder / f"{name}.txt", study_table(args.study, record))
@@ -98,18 +98,24 @@ def read_json(file: Path) -> dict:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m extras.study",
+        allow_abbrev=False,  # --seed is no short form of --seeds
         description="Train and compare arms on the question when looking ahead pays; the whole "
         "studies make docs/dials.json and docs/dials.png.",
     )
     what = parser.add_argument_group("what is compared")
     what.add_argument("study", help=f"one of {', '.join(STUDIES)}")
-    what.add_argument("--arms", default="", help="joined by commas; default: all of the study")
+    what.add_argument(
+        "--arms",
+        default="",
+        help="run these only, joined by commas, and tell of them and of those that were run "
+        "before; default: all of the study",
+    )
     what.add_argument("--seeds", type=int, default=5, help="seeds 0 .. seeds-1, of everything")
     what.add_argument(
         "--flags",
         default="",
-        help='more flags of train.py for every arm, such as "--stage1_updates 100"; an arm\'s own '
-        "have the last word",
+        help='more flags of train.py for every arm, such as --flags="--stage1_updates 100"; an '
+        "arm's own have the last word",
     )
     what.add_argument(
         "--split", default="", help="play this split only; choose settings on dev (default: test)"
@@ -134,11 +140,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def command_of(args: argparse.Namespace) -> str:
-    """The command, without what changes no result: how many run side by side, and where."""
+    """The command, without what changes no result: where the runs are kept.
+
+    How many run side by side stays, for they share the cores, and the number of threads changes how
+    sums are rounded.
+    """
     words = ["python", "-m", "extras.study", args.study]
     if args.quick:
         words.append("--quick")
-    for name in ("arms", "seeds", "flags", "split", "limit"):
+    for name in ("arms", "seeds", "flags", "split", "limit", "jobs"):
         value = getattr(args, name)
         if value:
             words += [f"--{name}", str(value)]
@@ -188,12 +198,15 @@ def refuse_flags(flags: Sequence[str], study: Study) -> None:
 
 
 def check_split(split: str, study: Study, flags: Sequence[str]) -> None:
-    first = next(iter(study.arms.values()))
-    own = first.flags.format(all=1).split()  # a number of updates: any will do
-    config = parse_config([*flags, *own])
-    splits = find_world(config.env).splits
-    if split and split not in splits:
-        die(f"--split {split}: choose one of {', '.join(splits)}")
+    """Every arm has to play it, and their worlds have not all the same splits."""
+    if not split:
+        return
+    for arm in study.arms.values():
+        own = arm.flags.format(all=1).split()  # a number of updates: any will do
+        config = parse_config([*flags, *own])
+        splits = find_world(config.env).splits
+        if split not in splits:
+            die(f"--split {split}: {config.env} has not got it; choose one of {', '.join(splits)}")
 
 
 def is_whole(args: argparse.Namespace, study: Study) -> bool:

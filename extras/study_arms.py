@@ -4,8 +4,8 @@ Called by extras/study.py, which runs them, and by extras/dials.py, which says w
 An arm is flags of train.py and a way to play (extras/ablation.Arm); nothing is run here.
 
     map       tracer1, reactive, filler, ...: all play tasks of depth 1 to 5
-    memory    {tracer1, reactive, taken_away, warmup} x {0, 0.25, 0.5, 0.75, 1}: all are trained at
-              0.5, and play at every share
+    memory    {tracer1, reactive, taken_away, warmup, stage2} x {0, 0.25, 0.5, 0.75, 1}: all are
+              trained at 0.5, and play at every share
     teaching  {tracer1, reactive, warmup} x {forecasts, next, ...}, a warm start for each
     forms     {near, far, thought, ...} x {gui, map, tools}
 
@@ -38,16 +38,18 @@ class Study:
 SHORT_ON_GUI = "--warmup_steps 600 --stage1_updates 60 --stage2_updates 40"
 SHORT_ON_MAP = "--stage1_updates 180 --stage2_updates 120"
 
-# The reward of stage 2 alone, with the updates of both stages.
+# The reward of stage 2 alone, with the updates of both stages: their number is put in the place of
+# {all}, which an f-string writes as {{all}}.
 GROUNDED = "--stages warmup,stage2 --stage2_updates {all}"
 
 
 # ---- the map: a forecast as a scratch pad for more look-ups than one pass makes ------------------
 
 MAP = "--env toy-map"  # with what suits it: ToyMap.suits
-# A plan pays where it is written before the action that is executed.
-PLAN = f"{MAP} --order far"
-FILLER = f"{PLAN} --warmup_lessons goal"
+# A plan pays where it is written before the action that is executed. ToyMap.suits says so too; here
+# it stays, because finished runs are known by their flags.
+FAR = f"{MAP} --order far"
+FILLER = f"{FAR} --warmup_lessons goal"
 FEW = ("test", "deeper")  # splits
 HORIZONS = (1, 2, 3, 4, 5, 6)
 # Sampled tokens of an update of TraceR1 over those of a reactive agent: 965 over 384, rounded up.
@@ -55,7 +57,7 @@ HORIZONS = (1, 2, 3, 4, 5, 6)
 PLAN_TOKENS = 2.6
 
 
-def reactive(hops: int) -> str:
+def silent_reactive(hops: int) -> str:
     """Flags of an agent that writes no plan, from a start that was taught to look up silently.
 
     `hops`: so many look-ups, one after the other: what it needs for depth `hops`. Its start is
@@ -63,41 +65,43 @@ def reactive(hops: int) -> str:
     unlearn d = 1 (docs/experiments.md).
     """
     taught = f"--warmup_steps 0 --warmup_horizon 1 --silent_hops {hops} --silent_batches 1600"
-    return f"{PLAN} {taught} --horizon 1 {GROUNDED}"
+    return f"{FAR} {taught} --horizon 1 {GROUNDED}"
 
 
 MAP_ARMS = {
     # TraceR1, the agent that it is held against, and the start of each.
-    "warmup": Arm(f"{PLAN} --stages warmup", adapter=None),
-    "tracer1": Arm(PLAN),
-    "reactive": Arm(reactive(hops=1)),
-    "reactive_start": Arm(reactive(hops=1), adapter=None),
+    "warmup": Arm(f"{FAR} --stages warmup", adapter=None),
+    "tracer1": Arm(FAR),
+    "reactive": Arm(silent_reactive(hops=1)),
+    "reactive_start": Arm(silent_reactive(hops=1), adapter=None),
     # As many lines as a plan has, but they say the goal over and over, in RL too (--keep_filler).
     "filler": Arm(f"{FILLER} --keep_filler {GROUNDED}", splits=FEW),
     "filler_start": Arm(f"{FILLER} --keep_filler {GROUNDED}", adapter=None, splits=FEW),
     # A plan that is written after the action that is executed.
     "near": Arm(f"{MAP} --order near", splits=FEW),
     # One stage in the place of two.
-    "stage1": Arm(f"{PLAN} --stages warmup,stage1 --stage1_updates {{all}}"),
-    "stage2": Arm(f"{PLAN} {GROUNDED}"),
-    # Shorter and longer plans, played with every depth.
-    "horizon_3": Arm(f"{PLAN} --horizon 3", splits=FEW),
-    "horizon_2": Arm(f"{PLAN} --horizon 2", splits=FEW),
-    "horizon_4": Arm(f"{PLAN} --horizon 4", splits=FEW),
-    "horizon_6": Arm(f"{PLAN} --horizon 6", splits=FEW),
-    "horizon_1": Arm(f"{PLAN} --horizon 1", splits=FEW),
-    "horizon_5": Arm(PLAN, splits=FEW),  # TraceR1 itself
-    # Other reactive agents: from TraceR1's start, which was taught nothing silently; with as many
-    # sampled tokens as TraceR1; given what depth 2 and depth 3 need.
-    "reactive_plain": Arm(f"{PLAN} --horizon 1 {GROUNDED}", splits=FEW),
-    "reactive_tokens": Arm(reactive(hops=1), updates_times=PLAN_TOKENS, splits=FEW),
-    "silent_2": Arm(reactive(hops=2), splits=FEW, most_seeds=3),
-    "silent_3": Arm(reactive(hops=3), splits=FEW, most_seeds=3),
+    "stage1": Arm(f"{FAR} --stages warmup,stage1 --stage1_updates {{all}}"),
+    "stage2": Arm(f"{FAR} {GROUNDED}"),
+    # T from 1 to 6, with both stages, against every depth: what a plan that is too short can do.
+    "horizon_3": Arm(f"{FAR} --horizon 3", splits=FEW),
+    "horizon_2": Arm(f"{FAR} --horizon 2", splits=FEW),
+    "horizon_4": Arm(f"{FAR} --horizon 4", splits=FEW),
+    "horizon_6": Arm(f"{FAR} --horizon 6", splits=FEW),
+    "horizon_1": Arm(f"{FAR} --horizon 1", splits=FEW),
+    "horizon_5": Arm(FAR, splits=FEW),  # TraceR1 itself
+    # Other reactive agents, all with the reward of stage 2 alone. reactive_plain is the control of
+    # `python train.py`: from TraceR1's own start, which was taught nothing silently. The start of
+    # the fillers was not either, so they are held against it too. Then one with as many sampled
+    # tokens as TraceR1, and two that were given what depth 2 and depth 3 need.
+    "reactive_plain": Arm(f"{FAR} --horizon 1 {GROUNDED}", splits=FEW),
+    "reactive_tokens": Arm(silent_reactive(hops=1), updates_times=PLAN_TOKENS, splits=FEW),
+    "silent_2": Arm(silent_reactive(hops=2), splits=FEW, most_seeds=3),
+    "silent_3": Arm(silent_reactive(hops=3), splits=FEW, most_seeds=3),
     # As `filler`, but RL may make plans of the fillers.
     "filler_free": Arm(f"{FILLER} {GROUNDED}", splits=FEW),
     # A start whose fillers are another task's words.
     "filler_words": Arm(
-        f"{PLAN} --warmup_lessons stranger --stages warmup", adapter=None, splits=FEW
+        f"{FAR} --warmup_lessons stranger --stages warmup", adapter=None, splits=FEW
     ),
     "near_start": Arm(f"{MAP} --order near", adapter=None, splits=FEW),
 }
@@ -109,6 +113,7 @@ def map_pairs() -> tuple[tuple[str, str], ...]:
     write = ("tracer1", "warmup", "stage1", "stage2", "near", *fillers)
     write_no_plan = ("reactive_start", "reactive_plain", "reactive_tokens", "silent_2", "silent_3")
     pairs = [(arm, "reactive") for arm in (*write, *write_no_plan)]
+    pairs += [(arm, "reactive_plain") for arm in ("tracer1", "stage2", *fillers)]
     pairs += [("tracer1", part) for part in ("warmup", "stage1", "stage2", "near", "filler")]
     return tuple(pairs)
 
@@ -132,12 +137,16 @@ TRAINED_AT = "0.5"
 
 
 def memory_arms() -> dict[str, Arm]:
-    """TraceR1 that carries its plan along, a reactive agent, and two controls, at each share.
+    """TraceR1 that carries its plan along, a reactive agent, and three controls, at each share.
 
-    As on the map, an agent is trained on a mixture, and the exam turns the dial: what is needed
-    differs, what was learnt does not. All have the same start, which has seen plans of its own in
-    its prompts. taken_away is TraceR1 after its training, played without a plan in its prompts;
-    warmup is the start of all, played with a carried plan.
+    Three runs a seed play all of them: arms with the same flags share a run, and differ in the
+    world of the exam (`playing`). As on the map, an agent is trained on a mixture, and the exam
+    turns the dial: what is needed differs, what was learnt does not. All have the same start, which
+    has seen plans of its own in its prompts.
+
+    taken_away   TraceR1 after its training, played without a plan in its prompts
+    warmup       the start of all, played with a carried plan
+    stage2       as TraceR1, but all updates are grounded, as the reactive agent's are
     """
     start = f"--env toy-gui:memory={TRAINED_AT} --warmup_own_plans"
     carried = f"{start} --carry_forecast"
@@ -151,17 +160,19 @@ def memory_arms() -> dict[str, Arm]:
         arms[f"reactive_{share}"] = Arm(no_plan, playing=env, splits=test)
         arms[f"taken_away_{share}"] = Arm(carried, playing=without, splits=test)
         arms[f"warmup_{share}"] = Arm(carried, adapter=None, playing=env, splits=test)
+        arms[f"stage2_{share}"] = Arm(f"{carried} {GROUNDED}", playing=env, splits=test)
     return arms
 
 
 def memory_pairs() -> tuple[tuple[str, str], ...]:
-    """What TraceR1 has over each of the others, and what it has over the reactive agent without its
-    plan: what else its training gave it, or took."""
+    """What TraceR1 has over each of the others; what it has over the reactive agent without its
+    plan, and with grounded updates alone: what else its training gave it, or took."""
     pairs = []
     for share in SHARES:
-        for other in ("reactive", "taken_away", "warmup"):
+        for other in ("reactive", "taken_away", "warmup", "stage2"):
             pairs.append((f"tracer1_{share}", f"{other}_{share}"))
-        pairs.append((f"taken_away_{share}", f"reactive_{share}"))
+        for one in ("taken_away", "stage2"):
+            pairs.append((f"{one}_{share}", f"reactive_{share}"))
     return tuple(pairs)
 
 
@@ -202,6 +213,7 @@ def teaching_arms() -> dict[str, Arm]:
         reactive_flags = f"{start.flags} --horizon 1 {GROUNDED}"
         arms[f"reactive_{name}"] = replace(tracer1, flags=reactive_flags)
         arms[f"tracer1_{name}"] = tracer1
+        # The start of the reactive run: it needs no run of its own.
         arms[f"warmup_{name}"] = replace(tracer1, flags=reactive_flags, adapter=None)
     return arms
 
@@ -232,8 +244,10 @@ TEACHING_STUDY = Study(
 
 FORM_WORLDS = {
     "gui": "--env toy-gui",
+    # Not its default. A form that names an order has the last word: it stands later.
     "map": f"{MAP} --order near",
-    "tools": "--env toy-tools",
+    # With four past steps in the prompt the first answer is out of sight when it is needed.
+    "tools": "--env toy-tools --history 6",
 }
 FORMS = {
     "near": Arm(""),

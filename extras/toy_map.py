@@ -35,7 +35,7 @@ import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 from PIL import Image, ImageDraw
@@ -149,8 +149,8 @@ class MapTask:
         return self.way[-1]
 
 
-def make_map_task(split: str, index: int) -> MapTask:
-    """The task of one seed.
+def make_map_task(split: str, index: int, depth: int | None = None) -> MapTask:
+    """The task of one seed. None: of the depth that is its turn.
 
     Raises ValueError for an unknown split or an index outside 0..999,999.
     """
@@ -159,7 +159,10 @@ def make_map_task(split: str, index: int) -> MapTask:
         raise ValueError(f"seed {index} is outside 0..{SPLIT_SIZE - 1}")
     seed = MAP_SPLITS[split] * SPLIT_SIZE + index
     rng = random.Random(f"map {seed}")
-    depth = DEEPER if split == "deeper" else DEPTHS[index % len(DEPTHS)]
+    if split == "deeper":
+        depth = DEEPER
+    elif depth is None:
+        depth = DEPTHS[index % len(DEPTHS)]
     width = WIDER if split == "wider" else CHAINS
     chains = choose_chains(rng, width, depth)
     order = choose_order(rng, width, depth)
@@ -238,6 +241,7 @@ class ToyMap:
     ['click D', 'click Q', 'click India']
     """
 
+    depth: int | None = None  # of all tasks, see map_of_depth; None: all depths in turn
     splits = tuple(MAP_SPLITS)
     grid = (COLS, ROWS)
     words = (*LETTERS, *SPELLING, "open")
@@ -261,7 +265,7 @@ class ToyMap:
         self.history = history
 
     def reset(self, seed: int) -> tuple[Observation, dict]:
-        self.task = make_map_task(self.split, seed)
+        self.task = make_map_task(self.split, seed, self.depth)
         self.clicks = 0  # right ones so far
         self.astray = False
         self.steps = 0
@@ -527,9 +531,10 @@ LINES = Form(verb="click ", between="\n")  # of a forecast
 
 DRILLS = 8  # screens of a batch, each with about a dozen ways
 SILENT_DRILLS = 32  # screens of a batch, each with one answer
-# The share that is drawn from anywhere on the way. From some of those (a third, with one hop) so
-# few look-ups lead to no button: there it learns to guess one that it sees. With this share at 1 it
-# would unlearn d = 1.
+# The share that is drawn from anywhere on the way. A third of these (with one hop) are too far from
+# the goal for `hops` look-ups: there it learns to guess a page that has a button. An agent that had
+# never seen such states names a page without a button, and is refused until its steps are used up
+# (docs/experiments.md). With this share at 1 it would unlearn d = 1.
 FROM_ANYWHERE = 0.25
 
 
@@ -591,6 +596,23 @@ def draw_silent_drills(rng: random.Random, tasks: int, hops: int) -> list[Drill]
         [click] = env.oracle(1)
         drills.append(Drill(env.observe(), (("", str(click)),), inner))
     return drills
+
+
+# ---- the dial ------------------------------------------------------------------------------------
+
+
+@cache
+def map_of_depth(depth: int) -> type[ToyMap]:
+    """The toy map with tasks of one depth only; those of the split `deeper` stay deeper.
+
+    The same depth gives the same class. Raises ValueError outside 1..4.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(
+            f"depth={depth}: the depth must lie in {DEPTHS[0]}..{DEPTHS[-1]}; "
+            f"{DEEPER} is the split deeper"
+        )
+    return type("MapOfDepth", (ToyMap,), {"depth": depth})
 
 
 # ---- the picture ---------------------------------------------------------------------------------

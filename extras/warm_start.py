@@ -1,6 +1,6 @@
 """The warm start: what the tiny model is taught before RL, so that it begins as a hub model would.
 
-Called by train.py: find_base where no --model is given, carried_plans for --carry_forecast. The
+Called by train.py: warm_base where no --model is given, carried_plans for --carry_forecast. The
 ablation compares its settings, extras/ceiling.py borrows its check.
 Does not know the worlds (they say themselves how to wander and what a false step is), nor GRPO.
 
@@ -743,7 +743,7 @@ def draw_lessons(settings: WarmStart, rng: random.Random, horizon: int) -> list[
     Half of the prompts that can have a plan carry the oracle's, two in five of those a damaged one,
     so that the same base can serve runs with and without --carry_forecast; check_start looks
     whether it does. A first state and a forecast of one step leave no plan, and some are damaged
-    until nothing is left: in the settings world a third of all prompts carry one, and none with
+    until nothing is left: in the toy GUI a third of all prompts carry one, and none with
     --warmup_horizon 1.
     """
     record = draw_record(settings, rng)
@@ -855,7 +855,8 @@ class Probe:
 
     @property
     def plan(self) -> tuple[Action, ...]:
-        """What is left of the oracle's of one step before; at the start, of its present one."""
+        """The oracle's, as it would have been carried here: that of the step before, without its
+        first step. A first state has none before it: its own plan without the first step."""
         last = self.before[-1] if self.before else self.example
         return last.reference[1:]
 
@@ -946,7 +947,7 @@ def kinds_missed(by_kind: dict[str, dict]) -> list[str]:
 def draw_probes(settings: WarmStart, n: int, horizon: int) -> list[Probe]:
     """A random state of each of n demonstrations on the split `dev`."""
     world = settings.world
-    rng = random.Random(f"gate {settings.seed}")
+    rng = random.Random(f"gate {settings.seed}")  # an older name of the check: same states
     probes = []
     for index in range(n):
         record = demonstration(

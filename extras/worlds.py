@@ -5,25 +5,28 @@ It knows no recorded benchmark: those are listed in benchmarks/catalog.py.
 """
 
 from functools import cache
+from typing import TypeVar
 
 from benchmarks.browser import find_programs
 from benchmarks.miniwob import miniwob_world
 from benchmarks.miniwob_oracle import SCRIPTS
 from envs import ToyGUI, die, with_states
 from extras.memory_gui import memory_gui
-from extras.toy_map import ToyMap
+from extras.toy_map import ToyMap, map_of_depth
 from extras.toy_tools import ToyTools
+
+Number = TypeVar("Number", int, float)
 
 WORLDS = {"toy-gui": ToyGUI, "toy-tools": ToyTools, "toy-map": ToyMap}
 # What can be said behind a name.
-OPTIONS = "toy-gui:memory=0.5"
+OPTIONS = "toy-gui:memory=0.5, toy-map:depth=3"
 PAGES = "miniwob:click-test-2,click-tab"  # in a browser: docs/online.md
 
 
 @cache
 def find_world(name: str, states: bool = False) -> type:
-    """The class of a world: "toy-gui", with its dial "toy-gui:memory=0.5" (memory_gui), or
-    tasks of MiniWoB++, "miniwob:click-test-2,click-tab".
+    """The class of a world: "toy-gui", with its dial "toy-gui:memory=0.5" (memory_gui) or
+    "toy-map:depth=3" (map_of_depth), or tasks of MiniWoB++, "miniwob:click-test-2,click-tab".
 
     `states`: its oracle also says what will be seen (envs.with_states). The same name gives the
     same class. Raises ValueError, in one line, for what is no world, or has no names for screens.
@@ -38,13 +41,19 @@ def find_world(name: str, states: bool = False) -> type:
     if not colon:
         return WORLDS[kind]
     dial, _, number = option.partition("=")
-    if kind != "toy-gui" or dial != "memory":
-        raise ValueError(f"{name}: what can follow a name is, for example, {OPTIONS}")
+    if (kind, dial) == ("toy-gui", "memory"):
+        return memory_gui(read_number(name, number, float))
+    if (kind, dial) == ("toy-map", "depth"):
+        return map_of_depth(read_number(name, number, int))
+    raise ValueError(f"{name}: what can follow a name is, for example, {OPTIONS}")
+
+
+def read_number(name: str, text: str, kind: type[Number]) -> Number:
     try:
-        share = float(number)
+        return kind(text)
     except ValueError:
-        raise ValueError(f"{name}: {number!r} is not a number") from None
-    return memory_gui(share)
+        what = "whole number" if kind is int else "number"
+        raise ValueError(f"{name}: {text!r} is not a {what}") from None
 
 
 def find_pages(tasks: str) -> type:

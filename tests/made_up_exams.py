@@ -19,6 +19,7 @@ def exam(success: float, flags: str = "") -> dict:
             "failed": 0.2,
             "accuracy_at_k": [0.5, 0.4],
             "tokens_per_episode": 200.0,
+            "by_kind": {"click": {"right": 0.5, "n": 10}},
         }
     return {
         "flags": flags.split(),
@@ -77,7 +78,8 @@ def exam_of(arm: str, seed: int, split: dict, flags: str) -> dict:
                 "imitating": {"batches": 300, "target_tokens": 9000, "processor_seconds": 60.5},
             },
             "check": {
-                "without": {"first_action": 0.8, "by_kind": {"click": {"right": 0.9, "n": 50}}}
+                "passed": seed > 0,
+                "without": {"first_action": 0.8, "by_kind": {"click": {"right": 0.9, "n": 50}}},
             },
         },
     }

@@ -154,6 +154,8 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     assert finished_exam(Job("stage1", 0), settings) is None
     [exams] = run_all(["tracer1"], settings)
     assert list(exams) == ["tracer1"]
+    [exams] = run_all(["stage1"], settings, beside=["tracer1"])
+    assert list(exams) == ["tracer1"]  # it is told of, though it was not asked for
     for others in (replace(settings, flags=[]), replace(settings, limit=100)):
         with pytest.raises(ValueError, match="made with other settings"):
             next(run_all(["stage1", "tracer1"], others))

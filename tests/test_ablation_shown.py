@@ -56,8 +56,23 @@ def test_an_arm_with_fewer_seeds_and_one_split_is_paired_on_what_is_common():
     carry = record["arms"]["carry"]
     assert carry["robustness"] == [None, None]
     assert list(carry["split"]) == ["test"]
-    last_line = ablation_table(record).splitlines()[-1]
-    assert last_line.split()[0] == "carry"
+    labels = [line.split()[0] for line in ablation_table(record).splitlines() if line]
+    assert labels[:3] == ["arm", "tracer1", "carry"]
+
+
+def test_first_actions_are_told_by_kind():
+    """An average hid a start that could not type at all."""
+    arms = {"tracer1": exams(0.5, 0.6), "warmup": exams(0.4, 0.5)}
+    for seed, run in enumerate(arms["warmup"]):
+        run["split"]["test"]["by_kind"] = {"type": {"right": 0.1 * seed, "n": 20}}
+    record = ablation_record(arms, 2, [])
+    assert record["arms"]["warmup"]["by_kind"] == {"type": {"right": [0.0, 0.1], "n": [20, 20]}}
+    _, kinds = ablation_table(record).split("\n\n")
+    assert [line.split() for line in kinds.splitlines()] == [
+        ["first", "action", "right", "click", "type"],
+        ["tracer1", "(2)", "50%", "of", "20", "-", "of", "0"],
+        ["warmup", "(2)", "-", "of", "0", "5%", "of", "40"],
+    ]
 
 
 def test_one_seed_has_no_interval():
@@ -71,7 +86,8 @@ def test_the_record_has_the_layout_of_docs():
     kept = json.loads((ablation.ROOT / "docs" / "ablation.json").read_text())
     record = ablation_record({"tracer1": exams(0.5, 0.6), "stage1": exams(0.4, 0.4)}, 2, [])
     assert list(record) == [key for key in kept if key != "gain"]
-    assert list(record["arms"]["tracer1"]) == list(kept["arms"]["tracer1"])
+    # Kinds of actions are told since later.
+    assert list(record["arms"]["tracer1"]) == [*kept["arms"]["tracer1"], "by_kind"]
 
 
 def test_the_picture_has_a_panel_more_where_several_horizons_are(tmp_path):

@@ -10,10 +10,10 @@ from PIL import Image
 
 from eval import TYPE_UNSAID
 from extras.ablation import ROOT
+from extras.ablation_shown import in_columns
 from extras.dials import dials, paired, start_numbers, study_record
 from extras.dials_shown import (
     draw_dials,
-    in_columns,
     interval_drawn,
     percent,
     points,
@@ -102,6 +102,7 @@ def test_what_a_start_took_is_the_sum_of_its_lessons():
         "processor_seconds": [90.5],
         "first_action": [0.8],
         "by_kind": {"click": {"right": [0.9], "n": [50]}},
+        "passed": [False],
     }
     assert start_numbers([run | {"start": {}}]) == {}  # a model of the hub
 
@@ -220,9 +221,18 @@ def test_how_much_of_the_gain_fillers_keep():
     start = next(i for i, line in enumerate(lines) if line.startswith("kept of"))
     assert lines[start + 1].split() == ["filler", *["20%"] * 5]
     assert lines[start + 2].split() == ["near", *["-33%"] * 5]
-    # Where TraceR1 gains nothing there is nothing to keep.
-    none = record_of("map", map_exams({"tracer1": 0.6, "reactive": 0.6, "filler": 0.66}, n=100))
+    # Where TraceR1 gains little there is little to keep: 6 points over 9 say nothing.
+    none = record_of("map", map_exams({"tracer1": 0.69, "reactive": 0.6, "filler": 0.66}, n=100))
     assert share_kept("filler", "1", none["pairs"]) == "-"
+
+
+def test_fillers_are_held_against_a_reactive_agent_with_their_own_lessons_too():
+    """Over one that was taught silent look-ups they lose 10 points; over the other they gain 10."""
+    shares = {"tracer1": 0.9, "reactive": 0.6, "reactive_plain": 0.4, "filler": 0.5}
+    lines = study_table("map", record_of("map", map_exams(shares, n=100))).splitlines()
+    rows = [line.split() for line in lines if line.startswith("filler  ")]
+    assert ["filler", *["-33%"] * 5] in rows
+    assert ["filler", *["20%"] * 5] in rows
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -236,6 +246,17 @@ def test_a_table_after_the_first_run(study):
     table = study_table(study, record_of(study, exams, split))
     assert "50.0" in table
     assert "nan" not in table
+
+
+def test_what_was_foreseen_and_did_not_come():
+    exams = plain_exams("forms", {"states_gui": 0.5, "near_gui": 0.5}, "dev")
+    for run in exams["states_gui"]:
+        run["split"]["dev"]["surprised"] = 0.25
+    record = record_of("forms", exams, "dev")
+    assert record["arms"]["states_gui"]["surprised"] == [0.25] * 3
+    assert "surprised" not in record["arms"]["near_gui"]
+    rows = [line.split() for line in study_table("forms", record).splitlines()]
+    assert ["states_gui", "(3)", "25%"] in rows
 
 
 def test_the_ceiling_stands_in_the_memory_table():

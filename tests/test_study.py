@@ -180,7 +180,7 @@ def test_both_agents_have_the_same_start():
     assert (tracer1.horizon, reactive.horizon) == (5, 1)
 
 
-@pytest.mark.parametrize("player", ["tracer1", "reactive", "taken_away", "warmup"])
+@pytest.mark.parametrize("player", ["tracer1", "reactive", "taken_away", "warmup", "stage2"])
 def test_one_run_plays_at_all_shares(player):
     arms = STUDIES["memory"].arms
     for share in SHARES:
@@ -252,7 +252,7 @@ def pretend(monkeypatch, steps: list[dict]) -> list:
     """main gets these exams in the place of running something; returns what it asked for."""
     asked = []
 
-    def run_all(arms, settings):
+    def run_all(arms, settings, beside):
         asked.append((list(arms), settings))
         yield from steps
 
@@ -261,7 +261,8 @@ def pretend(monkeypatch, steps: list[dict]) -> list:
 
 
 def test_a_stopped_study_shows_what_it_has(tmp_path, monkeypatch, capsys):
-    def stop_after_one(_arms, _settings):
+    def stop_after_one(_arms, _settings, beside):
+        assert beside == STUDIES["map"].arms  # what earlier calls did is told of too
         yield {}
         yield map_exams({"tracer1": 0.9}, seeds=1)
         raise KeyboardInterrupt
@@ -317,11 +318,12 @@ def no_record(*_) -> dict:
 
 def test_a_record_names_its_command_without_what_changes_no_result(tmp_path, monkeypatch):
     pretend(monkeypatch, [map_exams({"tracer1": 0.9})])
-    where = ["--output_dir", str(tmp_path / "runs"), "--jobs", "1"]
+    where = ["--output_dir", str(tmp_path / "runs"), "--jobs", "1"]  # jobs share the cores
     main(["map", *where, "--arms", "tracer1", "--flags", "--gamma 0.8 --lambda_rep 0"])
     record = json.loads((tmp_path / "runs" / "map.json").read_text())
     assert record["command"] == (
-        "python -m extras.study map --arms tracer1 --seeds 5 --flags '--gamma 0.8 --lambda_rep 0'"
+        "python -m extras.study map --arms tracer1 --seeds 5 "
+        "--flags '--gamma 0.8 --lambda_rep 0' --jobs 1"
     )
 
 
@@ -381,11 +383,12 @@ def test_what_the_command_line_makes_of_a_study(tmp_path, monkeypatch):
         (["map", "--jobs", "0"], "--jobs"),
         (["map", "--limit", "0"], "--limit"),
         (["map", "--split", "popup"], "popup"),
+        (["forms", "--split", "popup"], "popup"),  # one of its three worlds has such a split
         (["map", "--flags", "--horizon 0"], "--horizon"),
         (["map", "--flags", "--env toy-gui"], "--env"),
         (["map", "--flags", "--seed 3"], "--seed"),
         (["teaching", "--flags", "--env toy-gui:memory=2"], "memory=2"),
-        (["teaching", "--flags", "--env toy-map:depth=9"], "toy-map:depth=9"),
+        (["teaching", "--flags", "--env toy-map:depth=9"], "depth=9"),
     ],
 )
 def test_bad_input_ends_with_one_line(argv, named, dies, tmp_path):

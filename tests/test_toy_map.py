@@ -23,7 +23,9 @@ from extras.toy_map import (
     draw_drills,
     draw_silent_drills,
     make_map_task,
+    map_of_depth,
 )
+from extras.worlds import find_world
 
 SEEDS = range(40)
 
@@ -63,6 +65,35 @@ def test_depth_goes_round_and_two_splits_are_deeper_and_wider_than_training():
         assert make_map_task("deeper", seed).depth == DEEPER == 5
         assert len(make_map_task("wider", seed).chains) == WIDER == 4
         assert len(make_map_task("test", seed).chains) == CHAINS == 3
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_the_dial_makes_all_tasks_equally_deep(depth):
+    world = find_world(f"toy-map:depth={depth}")
+    assert world is map_of_depth(depth)
+    for split in MAP_SPLITS:
+        env = world(split)
+        demands = set()
+        for seed in range(8):
+            env.reset(seed)
+            demands.add(env.demand)
+        assert demands == ({DEEPER} if split == "deeper" else {depth})
+    # A task that has this depth without the dial is the same with it.
+    assert make_map_task("test", depth - 1, depth) == make_map_task("test", depth - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("toy-map:depth=0", "the depth must lie in 1..4"),
+        ("toy-map:depth=5", "5 is the split deeper"),
+        ("toy-map:depth=2.5", "'2.5' is not a whole number"),
+        ("toy-map:memory=1", "what can follow a name is, for example"),
+    ],
+)
+def test_a_wrong_depth_is_refused(name, said):
+    with pytest.raises(ValueError, match=said):
+        find_world(name)
 
 
 def test_the_same_seed_is_the_same_task_and_other_seeds_and_splits_are_not():
