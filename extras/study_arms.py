@@ -199,9 +199,9 @@ LESSONS = {
     "forecasts": Arm(),
     "next": Arm("--warmup_lessons next"),
     "next_tokens": Arm("--warmup_lessons next", start_times=AS_MANY_TOKENS),
-    "next_seconds": Arm("--warmup_lessons next", start_times=AS_MANY_SECONDS),
     "scrambled": Arm("--warmup_lessons scrambled"),
-    "left_out": Arm("--warmup_lessons left_out"),
+    "next_seconds": Arm("--warmup_lessons next", start_times=AS_MANY_SECONDS, most_seeds=3),
+    "left_out": Arm("--warmup_lessons left_out", most_seeds=3),
 }
 
 
