@@ -335,7 +335,8 @@ def draw_dials(records: Mapping[str, dict], older: dict, path: Path) -> None:
 def draw_map_dial(axis, pairs: Mapping[str, dict]) -> None:
     """Curves stand a little beside one another, for TraceR1 and stage 2 alone can be equal."""
     axis.axvspan(4.5, 5.5, color="whitesmoke")
-    axis.text(5, -40, "deeper than\ntrained, and\nT = 5 is\ntoo short", ha="center", fontsize=8)
+    why = "deeper than\ntrained, and\nT = 5 is\ntoo short"
+    axis.text(5, 0.78, why, ha="center", fontsize=8, transform=axis.get_xaxis_transform())
     shift = -0.04 * len(MAP_CURVES) / 2
     for arm, (name, colour) in MAP_CURVES.items():
         by_demand = pairs.get(f"{arm}-reactive", {}).get("by_demand", {})
