@@ -321,6 +321,18 @@ def test_a_silent_drill_asks_for_a_click_and_names_what_a_plan_would_say_first(h
             assert name[0] == goal
 
 
+def test_most_silent_drills_need_the_look_up_that_they_teach():
+    """Where the goal itself has a button there is nothing to look up: 17 % of the states."""
+    rng = random.Random(0)
+    at_hand = []
+    for _ in range(20):
+        for drill in draw_silent_drills(rng, tasks=1000, hops=1):
+            [(_, written)] = drill.answers
+            [goal] = drill.inner
+            at_hand.append(written.split()[1][0] == goal)
+    assert 0.1 < sum(at_hand) / len(at_hand) < 0.25
+
+
 def test_moves_and_strays_are_legal_and_wandering_stays_on_the_map():
     rng = random.Random(0)
     for seed in SEEDS:
