@@ -531,13 +531,13 @@ LINES = Form(verb="click ", between="\n")  # of a forecast
 
 DRILLS = 8  # screens of a batch, each with about a dozen ways
 SILENT_DRILLS = 32  # screens of a batch, each with one answer
-# The share of states that is drawn from anywhere on the way. A third of these (with one hop) are too
-# far from the goal for `hops` look-ups: there it learns to guess a page that has a button. An agent
-# that had never seen such states names a page without a button, and is refused until its steps are
-# used up (docs/experiments.md). With this share at 1 it would unlearn d = 1.
+# The share of states that is drawn from anywhere on the way. A third of these (with one hop) are
+# too far from the goal for `hops` look-ups: there it learns to guess a page that has a button. An
+# agent that had never seen such states names a page without a button, and is refused until its
+# steps are used up (docs/experiments.md). With this share at 1 it would unlearn d = 1.
 FROM_ANYWHERE = 0.25
-# The others are `hops` look-ups from the goal, but for this share, which is at most so far. With all
-# of them at most so far, half of the states taught no look-up, and one seed of two did not learn it.
+# The others are `hops` look-ups from the goal, but for this share, which is at most so far. When
+# all of them were at most so far, half taught no look-up, and one seed of two did not learn it.
 NEARER = 0.25
 
 
