@@ -30,6 +30,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -290,10 +291,13 @@ def evaluate(
     warnings = doubt(clone, commit)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    # Their checkpoints name the task only: another player's would be taken for this one's.
+    claim = partial(open_folder, output, settings)
+    if output.exists():
+        claim()  # or refuse it, before the phone is asked for anything
     env = connect(adb)
     try:
-        # Their checkpoints name the task only: another player's would be taken for this one's.
-        open_folder(output, settings)
+        claim()  # not before: a phone that does not answer leaves nothing behind
         records = run_suite(player, env, suite, output)
     finally:
         env.close()

@@ -548,6 +548,7 @@ def test_another_commits_episodes_are_not_taken_for_this_ones(no_phone, tmp_path
     player = Player(Script([]), "runs/a", 2)
     evaluate(player, tmp_path, Path("clone"))
     monkeypatch.setattr(androidworld, "check", lambda *_: ("unknown", {}, "adb"))
+    monkeypatch.setattr(androidworld, "connect", lambda _: pytest.fail("the phone was asked"))
     line = says(evaluate, player, tmp_path, Path("clone"))
     assert line.endswith(f"was made with other settings: commit {COMMIT!r}, not 'unknown'")
 
