@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -394,7 +394,7 @@ def run_all(
     settings.root.mkdir(parents=True, exist_ok=True)
     jobs = list_jobs(arms, settings)
     finished = {}
-    for job in jobs | list_jobs(list(beside), settings):
+    for job in jobs | list_jobs(beside, settings):
         exam = finished_exam(job, settings)
         if exam is not None:
             finished[job] = exam
@@ -408,7 +408,7 @@ def run_all(
             yield by_arm(finished, settings)
 
 
-def list_jobs(arms: Sequence[str], settings: Settings) -> dict[Job, Job | None]:
+def list_jobs(arms: Iterable[str], settings: Settings) -> dict[Job, Job | None]:
     """What is to be done, in order, and for each job the one that has to be finished before.
 
     No two jobs may train the same thing: those that play with another arm's run wait for that arm,

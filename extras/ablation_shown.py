@@ -162,6 +162,8 @@ def gains(success: dict[str, list[float]]) -> list[float]:
 
 # ---- the table ----------------------------------------------------------------------------------
 
+NOTHING = "-"  # in a cell whose arm, split or pair has not been run
+
 
 def ablation_table(record: dict) -> str:
     """One row an arm: success on the first split, the others that it plays, and what it cost; then
@@ -234,7 +236,7 @@ def plus_minus(mean: str, half: float) -> str:
 def mean_cell(values: Sequence[float | None] | None, style: str) -> str:
     """The mean over the seeds; a dash where there is none."""
     if values is None or None in values:
-        return f"{'-':>7}"
+        return f"{NOTHING:>7}"
     return format(np.mean(values), style)
 
 
@@ -253,9 +255,6 @@ def kinds_table(arms: Mapping[str, dict]) -> str:
 
 def seeds_label(name: str, arm: dict) -> str:
     return f"{name} ({len(arm['minutes'])})"
-
-
-NOTHING = "-"  # in a cell whose arm, split or pair has not been run
 
 
 def mean_percent(shares: Sequence[float | None]) -> str:

@@ -106,8 +106,8 @@ def success_by_horizon(record: dict, depths: Sequence[str]) -> Table:
 LEAST_GAIN = 0.1  # of a smaller one no share is told: it would be divided by chance
 
 
-def share_kept(arm: str, depth: str, pairs: Mapping[str, dict], over: str = "reactive") -> str:
-    """How much of what TraceR1 has over the reactive agent this arm has as well."""
+def share_kept(arm: str, depth: str, pairs: Mapping[str, dict], over: str) -> str:
+    """How much of what TraceR1 has over this reactive agent `arm` has as well."""
     gain = pairs.get(f"tracer1-{over}", {}).get("by_demand", {}).get(depth)
     own = pairs[f"{arm}-{over}"]["by_demand"].get(depth)
     if gain is None or own is None or gain["mean"] < LEAST_GAIN:
@@ -302,6 +302,7 @@ MAP_CURVES = {
     "near": ("near to far", "tab:blue"),
     "filler": ("fillers in the place of the plan", "tab:red"),
 }
+BESIDE = 0.04  # of a depth, from one curve of the map to the next
 # Whose start the reactive agent has in the toy GUI.
 STARTS = {
     "forecasts": "forecasts",
@@ -337,12 +338,11 @@ def draw_map_dial(axis, pairs: Mapping[str, dict]) -> None:
     axis.axvspan(4.5, 5.5, color="whitesmoke")
     why = "deeper than\ntrained, and\nT = 5 is\ntoo short"
     axis.text(5, 0.78, why, ha="center", fontsize=8, transform=axis.get_xaxis_transform())
-    shift = -0.04 * len(MAP_CURVES) / 2
-    for arm, (name, colour) in MAP_CURVES.items():
+    for number, (arm, (name, colour)) in enumerate(MAP_CURVES.items()):
+        shift = BESIDE * (number - len(MAP_CURVES) / 2)
         by_demand = pairs.get(f"{arm}-reactive", {}).get("by_demand", {})
         drawn = {int(depth) + shift: pair for depth, pair in by_demand.items()}
         draw_gains(axis, drawn, name, colour)
-        shift += 0.04
     axis.set(title="map: look-ups before the first click", xlabel="d", xticks=range(1, 6))
     axis.set_xlim(0.5, 5.5)
     add_legend(axis)

@@ -9,7 +9,8 @@ An arm is flags of train.py and a way to play (extras/ablation.Arm); nothing is 
     teaching  {tracer1, reactive, warmup} x {forecasts, next, ...}, a warm start for each
     forms     {near, far, thought, ...} x {gui, map, tools}
 
-Names and flags of arms stand in finished runs: where one changes, runs are made anew.
+Names and flags of arms stand in finished runs. Where flags change, runs of before are refused;
+where only the way to play does, an exam of before is taken for one of now.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,6 @@ It knows no recorded benchmark: those are listed in benchmarks/catalog.py.
 """
 
 from functools import cache
-from typing import TypeVar
 
 from benchmarks.browser import find_programs
 from benchmarks.miniwob import miniwob_world
@@ -14,8 +13,6 @@ from envs import ToyGUI, die, with_states
 from extras.memory_gui import memory_gui
 from extras.toy_map import ToyMap, map_of_depth
 from extras.toy_tools import ToyTools
-
-Number = TypeVar("Number", int, float)
 
 WORLDS = {"toy-gui": ToyGUI, "toy-tools": ToyTools, "toy-map": ToyMap}
 # What can be said behind a name.
@@ -48,7 +45,8 @@ def find_world(name: str, states: bool = False) -> type:
     raise ValueError(f"{name}: what can follow a name is, for example, {OPTIONS}")
 
 
-def read_number(name: str, text: str, kind: type[Number]) -> Number:
+def read_number(name: str, text: str, kind: type) -> float:
+    """The number of a dial; `kind` is int or float. ValueError, in one line, for another text."""
     try:
         return kind(text)
     except ValueError:
