@@ -297,6 +297,7 @@ def mean_number(values: Sequence[float] | None) -> str:
 # What is drawn on the map: arm -> (name, colour).
 MAP_CURVES = {
     "tracer1": ("TraceR1, far to near", "tab:green"),
+    "horizon_6": ("the same with T = 6", "limegreen"),
     "stage1": ("stage 1 alone", "tab:olive"),
     "stage2": ("stage 2 alone", "tab:cyan"),
     "near": ("near to far", "tab:blue"),
