@@ -296,7 +296,7 @@ def mean_number(values: Sequence[float] | None) -> str:
 
 # What is drawn on the map: arm -> (name, colour).
 MAP_CURVES = {
-    "tracer1": ("TraceR1, far to near", "tab:green"),
+    "tracer1": ("TraceR1, far to near, T = 5", "tab:green"),
     "horizon_6": ("the same with T = 6", "limegreen"),
     "stage1": ("stage 1 alone", "tab:olive"),
     "stage2": ("stage 2 alone", "tab:cyan"),
@@ -338,7 +338,7 @@ def draw_map_dial(axis, pairs: Mapping[str, dict]) -> None:
     """Curves stand a little beside one another, for TraceR1 and stage 2 alone can be equal."""
     axis.axvspan(4.5, 5.5, color="whitesmoke")
     why = "deeper than\ntrained, and\nT = 5 is\ntoo short"
-    axis.text(5, 0.78, why, ha="center", fontsize=8, transform=axis.get_xaxis_transform())
+    axis.text(5, 0.62, why, ha="center", fontsize=8, transform=axis.get_xaxis_transform())
     for number, (arm, (name, colour)) in enumerate(MAP_CURVES.items()):
         shift = BESIDE * (number - len(MAP_CURVES) / 2)
         by_demand = pairs.get(f"{arm}-reactive", {}).get("by_demand", {})
