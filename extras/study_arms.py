@@ -111,9 +111,9 @@ MAP_ARMS = {
 def map_pairs() -> tuple[tuple[str, str], ...]:
     """What each arm has over the reactive agent, and TraceR1 over each of its parts."""
     fillers = ("filler", "filler_start", "filler_words", "filler_free")
-    write = ("tracer1", "warmup", "stage1", "stage2", "near", *fillers)
+    write = ("tracer1", "horizon_6", "warmup", "stage1", "stage2", "near", *fillers)
     write_no_plan = ("reactive_start", "reactive_plain", "reactive_tokens", "silent_2", "silent_3")
-    pairs = [(arm, "reactive") for arm in (*write, "horizon_6", *write_no_plan)]
+    pairs = [(arm, "reactive") for arm in (*write, *write_no_plan)]
     pairs += [(arm, "reactive_plain") for arm in ("tracer1", "stage2", *fillers)]
     pairs += [("tracer1", part) for part in ("warmup", "stage1", "stage2", "near", "filler")]
     return tuple(pairs)
