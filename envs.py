@@ -202,14 +202,15 @@ class Observation:
 class Example:
     """An observation with the reference actions from here on (the oracle's or a record's).
 
-    `boxes`: where a point counts as right for the first reference action (empty: compare texts).
+    `boxes`: where a point counts as right for the first reference action (empty: near the recorded
+    point; kinds that do not point are compared by their texts).
     `elements`: what a frozen tool agent can find on this screen, (label, box) each; `key` makes its
     mistakes repeatable.
     `goals`: what counts as a right first step once the tools have answered (empty: the reference).
     `tools`: asks the tools of a world that has some (None: the tool agent looks for an element).
     `leads_right`: carries out what the tool agent made of a step, and tells whether that leads
-    where the reference leads (None: it cannot be told), in a world that can be put back into this
-    state (no such function: the goals and boxes decide).
+    where the reference leads; it returns None where that cannot be told. The field itself is None
+    in a world that cannot be put back into this state: there goals and boxes decide.
     """
 
     observation: Observation
@@ -329,7 +330,7 @@ TRAIN_APPS = 5
 NEW_APPS = 2  # of the split `app`
 
 ALIAS_IN_INSTRUCTION = 0.5  # how often an instruction uses the name that is not on the screen
-ALIAS_IN_REFERENCE = 0.5  # how often an annotator then repeats the instruction's word
+ALIAS_IN_REFERENCE = 0.5  # how often reference texts do too: an imagined annotator words them
 MENU_RATE = 0.34  # how often pages are reached through a menu instead of tabs
 CODE_RATE = 0.6  # how often a value has to be remembered, where the task allows it
 DECOY_RATE = 0.4  # how often a misleading link is shown, where the task allows it
@@ -451,8 +452,8 @@ class Task:
 
 # ---- choosing a task -----------------------------------------------------------------------------
 # Each choice takes its random numbers from one stream, and in this order: in another order the same
-# seed would be another task. A concept has up to three names in a task: `said` has those of the
-# instruction, `shown` those on the screen, `spoken` those of the annotator of the reference texts.
+# seed would be another task. Which of its two names a concept has where, three dictionaries say:
+# `said` in the instruction, `shown` on the screen, `spoken` in the annotator's reference texts.
 
 
 def make_task(split: str, index: int, memory: float | None = None) -> Task:
@@ -481,7 +482,9 @@ def make_task(split: str, index: int, memory: float | None = None) -> Task:
     goals = choose_goals(rng, pages, menu)
     code = choose_code(rng, goals, first_page)
     if memory is not None:
-        dial = random.Random(f"memory {seed}")  # the usual draws stay as they are
+        # Draws of its own. Where it moves a goal to another page, the usual draws below this line
+        # can be others too (one task in twenty): equally at each share.
+        dial = random.Random(f"memory {seed}")
         value = ask_for_value(dial, goals, pages, first_page)
         code = value if dial.random() < memory else None
     misnamed = misnamed_pages(goals, pages, first_page, said=said, shown=shown)
@@ -1264,7 +1267,8 @@ def with_states(world: type) -> type:
         raise ValueError(f"{world.__name__} has no names for its screens")
     # A tiny model that is asked for states, and writes them, needs these words too.
     words = (*world.words, "with", "states", "=>")
-    return type(world.__name__, (world,), {"states": True, "words": words})
+    own = {"states": True, "words": words, "__module__": world.__module__}
+    return type(world.__name__, (world,), own)
 
 
 def name_overlay(overlay: Overlay | None) -> str:

@@ -492,7 +492,8 @@ def bench_gui(args: argparse.Namespace) -> tuple[dict, list[dict]]:
 def predictor(examinee: Examinee) -> Callable[[Observation, int], list[Action]]:
     """(observation, T) -> the examinee's forecast, its first action grounded by the tool agent.
 
-    T is what the scorer asks for; it is the examinee's own, with which the planner is made.
+    The scorer passes a T. It is not used: the planner was made with the examinee's, which is the
+    same.
     """
     planner = policy_planner(examinee.policy, examinee.horizon)
     tool_agent = load_tool_agent(examinee.tool_agent, examinee.policy, examinee.max_pixels)
@@ -550,6 +551,11 @@ def looker(examinee: Examinee) -> Callable[[Image.Image, str], str] | None:
 
 # ---- command line -------------------------------------------------------------------------------
 
+TASKS = 300  # of an exam in a world: an interval of about +-5 points
+# The flags that not every exam reads; those of what is played stand in online.FLAGS.
+OF_RECORDED = ("split", "data", "protocol", "index", "per_step", "per_item")
+OF_WORLDS = ("split", "limit")
+
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -579,7 +585,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default="",
         help=f"{'; '.join(splits)} (default test); recorded benchmarks: see docs/data.md",
     )
-    what.add_argument("--limit", type=int, default=300, help="toy worlds: number of tasks")
+    what.add_argument("--limit", type=int, help=f"worlds: number of tasks; default {TASKS}")
     what.add_argument(
         "--data",
         help="root folder of a recorded benchmark; androidworld, osworld: the git clone",
@@ -616,7 +622,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.predictions:
         refuse_settings(args)
     try:
-        online.refuse_flags(args)
+        refuse_flags(args)
         if args.bench in online.FLAGS:
             result = online.main_online(args, oracle_planner)
         elif args.bench in BENCHMARKS:
@@ -627,6 +633,30 @@ def main(argv: list[str] | None = None) -> None:
             write(Path(args.json), readable_json(result))
     except (ValueError, OSError) as error:
         die(one_line(str(error)))
+
+
+def refuse_flags(args: argparse.Namespace) -> None:
+    """One line for a flag that this exam would ignore."""
+    if args.bench in online.FLAGS:
+        own = online.FLAGS[args.bench]
+    elif args.bench in BENCHMARKS:
+        own = OF_RECORDED
+    else:
+        own = OF_WORLDS
+    every = set().union(*online.FLAGS.values(), OF_RECORDED, OF_WORLDS)
+    for name in sorted(every.difference(own)):
+        if getattr(args, name) not in (None, ""):
+            die(f"--{name} goes with --bench {' or '.join(exams_with(name))}")
+
+
+def exams_with(flag: str) -> list[str]:
+    """What --bench has to name for an exam that reads this flag."""
+    exams = [bench for bench, flags in online.FLAGS.items() if flag in flags]
+    if flag in OF_RECORDED:
+        exams.append("recorded data")
+    if flag in OF_WORLDS:
+        exams.append("a world")
+    return exams
 
 
 def check_bench(name: str | None) -> None:
@@ -650,20 +680,21 @@ def main_toy(args: argparse.Namespace) -> dict:
     name = settings["env"]
     if args.bench not in (None, name):
         die(f"{args.bench} needs --run of that world; {args.run} is of {name}")
-    if args.limit < 1:
-        die(f"--limit {args.limit}: must be at least 1")
+    limit = TASKS if args.limit is None else args.limit
+    if limit < 1:
+        die(f"--limit {limit}: must be at least 1")
     split = args.split or "test"
     splits = find_world(name).splits
     if split not in splits:
         die(f"--split {split}: {name} has {', '.join(splits)}")
-    metrics = exam(args.run, settings, split, args.limit)
-    print(f"protocol {name}, split {split}, greedy, n = {args.limit}\n{table(metrics)}")
+    metrics = exam(args.run, settings, split, limit)
+    print(f"protocol {name}, split {split}, greedy, n = {limit}\n{table(metrics)}")
     print("\nfirst action right, by the kind of the oracle's")
     print(parts_table(metrics, "by_kind", "right"))
     if "by_demand" in metrics["oracle"]:
         print("\nsuccess, by what the task demands")
         print(parts_table(metrics, "by_demand", "success"))
-    return {"protocol": name, "split": split, "n": args.limit, "policies": metrics}
+    return {"protocol": name, "split": split, "n": limit, "policies": metrics}
 
 
 def main_recorded(args: argparse.Namespace) -> dict:

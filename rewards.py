@@ -142,7 +142,7 @@ def repetitions(forecast: Sequence[Action]) -> list[int]:
     the best forecast even where it repeats an action (two scrolls). It does with lambda_rep <=
     lambda_align / 3 and grounding texts of one word, of which the nearest other text ("Save red"
     for "Save") loses a third of sim. A longer text loses less by a word too many or too few, and
-    that may be less than is saved here.
+    that may be less than the lambda_rep that it avoids.
 
     >>> back = Action("back")
     >>> repetitions([back, Action("click", "A"), back, Action("click", "a ")])
@@ -161,7 +161,11 @@ def meaning_of(action: Action) -> tuple:
     """A key that is equal for actions that do the same: grounding texts that differ only in filler
     words or in their order name the same element. From where a drag goes to where is another."""
     if not action.text:
-        return action.kind, action.point, action.end  # they count where no text says what is meant
+        return (
+            action.kind,
+            action.point,
+            action.end,
+        )  # points count where no text says what is meant
     if action.kind == "drag":
         dragged, goal = split_drag(action.text)
         return action.kind, name_of(dragged), name_of(goal)
@@ -181,7 +185,8 @@ class Reward:
     """What one forecast earned."""
 
     terms: dict[str, float]  # named parts, and "reward", their sum
-    # The same by position of the forecast, discounted: T of them, and one for what stands beyond T.
+    # The sum of these parts at each position of the forecast, discounted; [T + 1], the last one for
+    # what stands beyond T.
     steps: list[float]
 
 
@@ -271,14 +276,17 @@ def grounded_reward(executed: Action | None, reference: Action, boxes: Sequence[
 def group_advantages(
     steps: np.ndarray, credit: str = "trajectory", std_normalise: bool = True
 ) -> np.ndarray:
-    """Advantages of one group: [G, T] discounted step rewards -> [G, T] advantages for the tokens
-    of each step. `credit` says what they are paid for, always compared with their group:
+    """Advantages of one group: [G, T + 1] discounted step rewards (Reward.steps), in the order of
+    writing -> advantages [G, T + 1] for the tokens of each step. `credit` says what they are paid
+    for, always compared with their group:
     * "trajectory" (paper eq.): A = (R - mean R) / std R, the same for every token;
-    * "step": the tokens of step t get the return from step t on. The rewards before it cannot
-      depend on them, so without these the expected gradient is the same and its variance smaller;
-    * "own": they get the reward of step t alone. That leaves out what the words of a step do to
-      later ones, which in a forecast is little (the world does not answer in between), and with it
-      the noise of all later steps.
+    * "step": the tokens of step t get the return from step t on. Written from near to far, the
+      rewards before it cannot depend on them: without these the expected gradient is the same and
+      its variance smaller. From far to near that holds for the grounded reward, not quite in stage
+      1: a step too many moves all that were written before it, and a repeat is found there;
+    * "own": they get the reward of step t alone. That leaves out two things: what the words of a
+      step do to later ones (little: the world does not answer in between), and the noise of all
+      later steps.
 
     All steps of a group are divided by one std, the largest: a std for each would undo gamma. A
     group whose returns are all equal (max - min < 1e-6: a std of floats is never exactly 0) gives
@@ -299,7 +307,7 @@ def group_advantages(
 
 
 def returns_by_step(steps: np.ndarray, credit: str) -> np.ndarray:
-    """What the tokens of each step are paid for: [G, T] rewards -> [G, T] returns."""
+    """What the tokens of each step are paid for: rewards [G, T + 1] -> returns, as many."""
     if credit == "own":
         return steps
     from_step_on = np.cumsum(steps[:, ::-1], axis=1)[:, ::-1]

@@ -34,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from agent import (
@@ -50,10 +51,19 @@ from agent import (
     trainable,
 )
 from benchmarks.training import parse_data, recorded_examples
-from envs import Action, Example, ToolAgent, demonstration, die, own_tool_agent
+from envs import (
+    SPLIT_SIZE,
+    Action,
+    Example,
+    ToolAgent,
+    demonstration,
+    die,
+    one_line,
+    own_tool_agent,
+)
 from eval import oracle_planner, random_planner
 from extras import torchrun
-from extras.lessons import ANSWERS, is_filler
+from extras.lessons import ANSWERS, FILLERS, is_filler
 from extras.loading import FORWARDS, check_budget, let_think, load_policy
 from extras.report import (
     Clock,
@@ -68,6 +78,7 @@ from extras.report import (
     warn,
 )
 from extras.run_folder import RunFolder, memory_or_die
+from extras.tiny_vlm import MOST_STEPS
 from extras.vlm_tool_agent import load_tool_agent
 from extras.warm_start import WarmStart, carried_plans, keep_pages, start_folder, warm_base
 from extras.worlds import find_world, world_or_die
@@ -108,8 +119,8 @@ class Config:
     control: bool = flag(
         False,
         "afterwards train the control in the folder reactive/: an agent that does not look ahead "
-        "(T = 1), from the same start, on the reward of stage 2, with as many updates; on for the "
-        "toy map",
+        "(T = 1), from the same start (with --thinking one that was not taught to think), on the "
+        "reward of stage 2, with as many updates; on for the toy map",
     )
 
     env: str = flag(
@@ -123,7 +134,8 @@ class Config:
     data: str = flag(
         "",
         "recorded data in place of a world: name:ROOT, several joined by commas, each with an "
-        "optional *weight; names: androidcontrol, gui-odyssey, mind2web, agentnet (docs/data.md)",
+        "optional *weight; names: androidcontrol, gui-odyssey, mind2web, agentnet, mmtraj "
+        "(docs/data.md)",
     )
 
     model: str = flag(
@@ -202,13 +214,13 @@ class Config:
     lambda_rep: float = flag(
         0.3,
         "weight of repetition; at most a third of lambda_align, so that the truth stays the best "
-        "forecast",
+        "forecast where elements are named by one word",
     )
     credit: str = flag(
         "step",
-        "step: tokens of step t get the return from t on (same expected gradient, less variance; "
-        "DEPARTURE); own: only the reward of step t; trajectory: one advantage for all tokens "
-        "(paper)",
+        "step: tokens of step t get the return from t on (less variance, and with --order near the "
+        "same expected gradient; DEPARTURE); own: only the reward of step t; trajectory: one "
+        "advantage for all tokens (paper)",
     )
     std_normalise: bool = flag(
         True,
@@ -239,9 +251,9 @@ class Config:
     clip_high: float = flag(0.2, "and rise to 1 + clip_high")
     kl_weight: float = flag(
         0.0,
-        "weight of the KL term to the policy without adapters, which keeps what the model knew "
-        "where the reward comes from one demonstrated action and other right ones are paid "
-        "nothing; 0 saves a forward (DEPARTURE: the paper leaves it open)",
+        "weight of the KL term to the policy without adapters: it keeps what the model knew, which "
+        "matters where only the one demonstrated action is paid and other right ones are not; 0 "
+        "saves a forward (DEPARTURE: the paper leaves it open)",
     )
     temperature: float = flag(
         1.0, "of sampling and of scoring alike; below 1 groups lose their spread"
@@ -291,13 +303,13 @@ class Config:
         "forecasts",
         "what the warm start imitates; forecasts, or a control that tells why they teach: next "
         "(the next action alone), scrambled (the words of the later steps in random order), "
-        "left_out (later steps missing at random), goal and stranger (fillers in the place of the "
-        "later steps); see extras/lessons.py",
+        "left_out (later steps missing at random), on the toy map also goal and stranger (fillers "
+        "in the place of the later steps); see extras/lessons.py",
     )
     warmup_own_plans: bool = flag(
         False,
-        "warm start, at the end: half as many batches again, with the model's own plans in half of "
-        "the prompts; for --carry_forecast, where a start that knows the oracle's plans alone "
+        "warm start, at the end: half as many batches again, with the model's own plans in two of "
+        "five prompts; for --carry_forecast, where a start that knows the oracle's plans alone "
         "trusts its own too much",
     )
     keep_filler: bool = flag(
@@ -354,7 +366,7 @@ AT_LEAST = {
     "lora_rank": 1,
 }
 ABOVE_0 = ("temperature", "max_grad_norm", "learning_rate", "warmup_lr")
-AT_MOST_1 = ("gamma", "demo_noise")
+AT_MOST = {"gamma": 1, "demo_noise": 1, "train_tasks": SPLIT_SIZE}
 # What suits a model that a warm start did not teach.
 FOR_A_HUB_MODEL = {"learning_rate": 2e-5, "gradient_checkpointing": True, "micro_batch": 1}
 
@@ -373,7 +385,9 @@ def parse_config(argv: list[str] | None = None) -> Config:
     check_choice("warmup_lessons", config.warmup_lessons, ANSWERS)
     # What can be told before a model is loaded; the rest is loading.let_think's.
     check_budget(config.thinking, tiny=not config.model)
+    check_steps(config)
     check_own_plans(config)
+    check_map_flags(config)
     check_control(config)
     check_shares(config)
     check_stages(config)
@@ -429,14 +443,38 @@ def check_numbers(config: Config) -> None:
     for name in ABOVE_0:
         if not 0 < numbers[name] < math.inf:
             die(f"--{name} {numbers[name]}: must be above 0 and finite")
-    for name in AT_MOST_1:
-        if numbers[name] > 1:
-            die(f"--{name} {numbers[name]}: must be at most 1")
+    for name, most in AT_MOST.items():
+        if numbers[name] > most:
+            die(f"--{name} {numbers[name]}: must be at most {most}")
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         die(f"--{name} {value}: choose one of {', '.join(choices)}")
+
+
+def check_steps(config: Config) -> None:
+    """The tiny model's vocabulary ends somewhere: "next 13" and "next 14" would be one prompt."""
+    if config.model:
+        return
+    for name in ("horizon", "warmup_horizon"):
+        steps = getattr(config, name)
+        if steps > MOST_STEPS:
+            die(f"--{name} {steps}: the tiny model can be asked for {MOST_STEPS} steps at most")
+
+
+def check_map_flags(config: Config) -> None:
+    """What only the toy map's warm start can do would be ignored, or do harm, in another world."""
+    world, _, _dial = config.env.partition(":")
+    if world == "toy-map":
+        return
+    if config.silent_hops > 0:
+        die(f"--silent_hops is for the toy map, not for {world}")
+    if config.warmup_lessons in FILLERS:
+        die(
+            f"--warmup_lessons {config.warmup_lessons} is for the toy map: in {world} a plan ends "
+            "in `done`, after which nothing may follow"
+        )
 
 
 def check_own_plans(config: Config) -> None:
@@ -522,7 +560,8 @@ def draw_state(rng: random.Random, config: Config, scale: int) -> State:
 
 
 def carry_forecasts(policy: Policy, config: Config, states: Sequence[State]) -> None:
-    """Put into each prompt the plan that the policy would have carried there from the first state.
+    """Put into each prompt the plan that the policy would have brought there, had it forecast in
+    each state before, from the first one on.
 
     Nothing less will do where something is seen early and needed late: an oracle's plan in between
     would hand over what the policy itself has to keep.
@@ -567,9 +606,9 @@ def draw_samples(
     """The rollouts of one update, --sample_batch prompts at a time; `when` names the update."""
 
     def generator_at(start: int) -> torch.Generator:
-        # Each part has random numbers of its own, named by its place among the prompts of all
-        # processes (the first by the update alone): nothing but weights and optimiser state needs
-        # to survive a restart.
+        # Each part has random numbers of its own: their seed is made of the run's seed, the update
+        # and the part's place among the prompts of all processes (no place for the first part). So
+        # no generator has to survive a restart, only weights and optimiser state.
         place = torchrun.rank() * len(prompts) + start
         name = f"{config.seed} {when} {place}" if place > 0 else f"{config.seed} {when}"
         digest = hashlib.sha256(name.encode()).hexdigest()
@@ -655,8 +694,8 @@ def first_step_reward(executed: Action | None, example: Example) -> float:
     """1 where the executed step does what the reference does, else 0.
 
     DEPARTURE: in a world that can carry the step out, where it leads decides. Elsewhere, or where
-    that cannot be told, it is compared with the goals (mostly one, the reference), and the best
-    match counts.
+    that cannot be told, it is compared with `example.goals`, or without any with the first
+    reference action, and the best match counts.
     """
     if executed is not None and example.leads_right is not None:
         right = example.leads_right(executed)
@@ -1009,8 +1048,8 @@ def has_control(config: Config) -> bool:
 def reactive_control(config: Config) -> Config:
     """The settings of the control: the reward of stage 2 alone, with the updates of both stages.
 
-    Its warm start is that of the run, which has seen forecasts of one step too. It does not think:
-    a thought would look ahead.
+    Its warm start is that of the run, which has seen forecasts of one step too. It does not think,
+    for a thought would look ahead: the control of a run that thinks has a warm start of its own.
     """
     folder = Path(config.output_dir) / "reactive"
     updates = 0
@@ -1087,9 +1126,9 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         die(
             "interrupted; the same command with --resume goes on from the last checkpoint (without "
-            "it, where there was no update yet: finished lessons of the warm start are kept)"
+            "it, where the warm start was not finished: its finished lessons are kept)"
         )
-    except OSError as error:  # a full disk, a folder that became read-only
-        file = error.filename or ""
-        why = error.strerror or error
+    except (OSError, SafetensorError) as error:  # a full disk, a folder that became read-only
+        file = getattr(error, "filename", None) or "a file of the run"
+        why = getattr(error, "strerror", None) or one_line(str(error))
         die(f"cannot write {file}: {why}; --resume goes on from the last checkpoint")

@@ -57,15 +57,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def refuse_flags(args: argparse.Namespace) -> None:
-    """ValueError for a flag of a played benchmark that would be ignored."""
-    own = FLAGS.get(args.bench, ("data",))
-    for name in sorted(set().union(*FLAGS.values()).difference(own)):
-        if getattr(args, name) is not None:
-            benches = [bench for bench, flags in FLAGS.items() if name in flags]
-            raise ValueError(f"--{name} goes with --bench {' or '.join(benches)}")
-
-
 def check_flags(args: argparse.Namespace) -> None:
     """ValueError for what does not go together, and for what is missing."""
     if args.predictions:

@@ -60,7 +60,7 @@ class Arm:
     adapter: str | None = "adapter"  # who plays: "adapter", the end; "stage1"; None, the warm start
     choose: str = ""  # among several forecasts, see agent.policy_planner
     playing: str = ""  # flags of train.py that are others in the exam than in training
-    splits: tuple[str, ...] = ()  # that it plays; empty: all ABLATION_SPLITS of its world
+    splits: tuple[str, ...] = ()  # that it plays; empty: the ABLATION_SPLITS of its world
     most_seeds: int | None = None  # it has no more of them
     # What else is asked of the policy: (policy, config, split, tasks) -> numbers.
     probe: Callable[[Policy, dict, str, int], dict] | None = None
@@ -106,6 +106,7 @@ ARMS = {
     "choose_agreement": part(choose="agreement"),
 }
 QUICK_ARMS = ("warmup", "reactive_grounded", "tracer1", "without_stage2")
+# In a world that does not stand here: `test` alone.
 ABLATION_SPLITS = {
     "toy-gui": ("test", "popup", "flaky", "layout", "app"),
     "toy-tools": ("test", "flaky", "composition", "tool"),
@@ -257,7 +258,7 @@ def tasks_to_play(arm: Arm, settings: Settings) -> dict[str, int]:
     else:
         env = parse_config(training_flags(arm, settings)).env
         world, _, _dial = env.partition(":")
-        splits = ABLATION_SPLITS[world]
+        splits = ABLATION_SPLITS.get(world, ("test",))
     return {split: settings.limits.get(split, settings.limit) for split in splits}
 
 
@@ -286,7 +287,7 @@ def train_arm(job: Job, settings: Settings) -> None:
 def check_same_settings(folder: Path, config: Config) -> None:
     file = folder / "config.json"
     before = parse_json(file.read_text(), str(file))
-    free = ("output_dir", "warmup_dir", "threads", "resume")  # these change no result
+    free = ("output_dir", "warmup_dir", "threads", "resume")  # no result but for rounding
     changed = changes(before, asdict(config), free)
     if changed:
         raise ValueError(
@@ -320,9 +321,10 @@ def flags_named(flags: str) -> dict:
     >>> flags_named("--no-carry_forecast --horizon 2")
     {'horizon': 2, 'carry_forecast': False}
     """
-    named = flags.replace("--no-", "--").split()
-    config = asdict(parse_config(flags.split()))
-    return {name: value for name, value in config.items() if f"--{name}" in named}
+    words = flags.split()
+    names = names_of(words)
+    config = asdict(parse_config(words))
+    return {name: value for name, value in config.items() if f"--{name}" in names}
 
 
 def read_start(folder: Path) -> dict:
@@ -411,8 +413,9 @@ def run_all(
 def list_jobs(arms: Iterable[str], settings: Settings) -> dict[Job, Job | None]:
     """What is to be done, in order, and for each job the one that has to be finished before.
 
-    No two jobs may train the same thing: those that play with another arm's run wait for that arm,
-    and all others for the first one with the same warm start.
+    No two jobs may write the same run or warm start: those that play with another arm's run wait
+    for that arm, and all others for the first one with the same warm start. (Two warm starts that
+    begin with the same lessons may both teach them; the one that ends later is thrown away.)
     """
     with_owners = each_once((run_owner(arm, settings.arms), arm) for arm in arms)
     jobs = {}
@@ -440,7 +443,7 @@ def run_jobs(
 ) -> Iterator[tuple[Job, dict]]:
     """Do the jobs that are not finished, `settings.jobs` at a time; yields each with its exam.
 
-    The first error ends them all.
+    After the first error no other is begun; those that run are waited for.
     """
     finished = set(finished)
     waiting = [job for job in jobs if job not in finished]
@@ -512,6 +515,7 @@ def report(job: Job, exam: dict, bar: tqdm) -> None:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m extras.ablation",
+        allow_abbrev=False,  # --seed is no short form of --seeds
         description="Train and compare arms on a toy world; all of them together make "
         "docs/ablation.json and docs/ablation.png.",
     )
@@ -522,8 +526,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--seeds",
         type=int,
-        default=5,
-        help=f"seeds 0 .. seeds-1; at most {PART_SEEDS} for arms that change a part",
+        help=f"seeds 0 .. seeds-1; default 5 (2 with --quick); at most {PART_SEEDS} for arms that "
+        "change a part",
     )
     what.add_argument(
         "--flags",
@@ -533,17 +537,24 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--quick",
         action="store_true",
-        help="a first answer in minutes: two seeds, four arms, short runs",
+        help="a first answer in minutes: four arms, short runs, fewer seeds and tasks",
     )
     how = parser.add_argument_group("how it is played and kept")
-    how.add_argument("--limit", type=int, default=300, help="number of tasks of each split")
+    how.add_argument(
+        "--limit", type=int, help="number of tasks of each split; default 300 (100 with --quick)"
+    )
     how.add_argument(
         "--split", default="", help="this split only, `dev` to choose settings; default: all"
     )
     how.add_argument("--jobs", type=int, default=1, help="runs side by side, sharing the cores")
     how.add_argument("--output_dir", default="runs/ablate", help="where the runs are kept")
     how.add_argument("--json", help="write the numbers to this file, and the picture beside it")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.seeds is None:
+        args.seeds = 2 if args.quick else 5
+    if args.limit is None:
+        args.limit = 100 if args.quick else 300
+    return args
 
 
 @memory_or_die()
@@ -607,6 +618,7 @@ def make_settings(args: argparse.Namespace) -> Settings:
     check_counts(args)
     flags = args.flags.split()
     names = names_of(flags)
+    refuse_taken(names)
     if "--env" not in names:
         flags = ["--env", "toy-gui", *flags]
     config = parse_config(flags)
@@ -625,7 +637,7 @@ def make_settings(args: argparse.Namespace) -> Settings:
         stage2_updates=config.stage2_updates,
     )
     if args.quick:
-        return shorten(settings, names)
+        return shorten(settings, names, config.warmup_steps)
     return settings
 
 
@@ -637,25 +649,35 @@ def check_counts(args: argparse.Namespace) -> None:
 
 
 def names_of(flags: Sequence[str]) -> set[str]:
-    """The flags of train.py that are named; what a comparison sets itself ends with one line."""
-    names = {flag.split("=")[0] for flag in flags}
-    taken = names & TAKEN
-    if taken:
-        die(f"--flags: {', '.join(sorted(taken))} is what the comparison sets itself")
+    """The flags among the words of a command line; a negated one by its own name.
+
+    >>> sorted(names_of(["--seed", "3", "--gamma=1", "--no-carry_forecast"]))
+    ['--carry_forecast', '--gamma', '--seed']
+    """
+    names = set()
+    for word in flags:
+        if word.startswith("--"):
+            name, _, _value = word.partition("=")
+            names.add(name.replace("--no-", "--"))
     return names
 
 
-def shorten(settings: Settings, named: set[str]) -> Settings:
-    """--quick: two seeds, fewer tasks, a shorter warm start, and a fifth of the updates unless a
-    flag names them."""
+def refuse_taken(names: Collection[str]) -> None:
+    """One line for a flag in --flags that the comparison sets itself."""
+    taken = TAKEN.intersection(names)
+    if taken:
+        die(f"--flags: {', '.join(sorted(taken))} is what the comparison sets itself")
+
+
+def shorten(settings: Settings, named: set[str], warmup_steps: int) -> Settings:
+    """--quick: a warm start of 600 batches, or as few as the world has anyway, and a fifth of the
+    updates; a flag that names these has the last word."""
     root = Path(f"{settings.root}-quick")
     short = replace(
         settings,
         root=root,
         warmup_dir=root / "warmup",
-        seeds=2,
-        limit=100,
-        flags=["--warmup_steps", "600", *settings.flags],
+        flags=["--warmup_steps", str(min(600, warmup_steps)), *settings.flags],
     )
     if named & {"--stage1_updates", "--stage2_updates"}:
         return short

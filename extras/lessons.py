@@ -16,6 +16,9 @@ from rewards import similarity
 
 # The values of --warmup_lessons.
 ANSWERS = ("forecasts", "next", "scrambled", "left_out", "goal", "stranger")
+# Those with fillers are for the toy map: where a reference ends in `done`, the parser would refuse
+# what a filler says after it.
+FILLERS = ("goal", "stranger")
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Lesson:
 
     observation: Observation
     answer: tuple[Action, ...]
-    ahead: tuple[Action, ...] = ()  # the reference as far as it is known
+    ahead: tuple[Action, ...] = ()  # the reference as far as it is known; `answer` may be shorter
 
 
 def form_answers(
@@ -76,7 +79,10 @@ def draw_stranger(lesson: Lesson, lessons: Sequence[Lesson], rng: random.Random)
     own = lesson.observation.instruction
     strangers = [other for other in lessons if other.observation.instruction != own]
     if not strangers:
-        die("--warmup_lessons stranger: a batch needs two tasks, so --warmup_batch at least 4")
+        die(
+            f"--warmup_lessons stranger: all {len(lessons)} lessons of a batch are of one task; "
+            "raise --warmup_batch"
+        )
     return rng.choice(strangers)
 
 
@@ -166,10 +172,10 @@ def damage(plan: Sequence[Action], world, rng: random.Random, horizon: int) -> t
 class Drill:
     """One prompt and some answers to it; of each answer the first part is given, not learnt.
 
-    `inner`: for what is to be worked out silently. The i-th layer is to name inner[i], at the token
-    from which the answer's last word is predicted. A way that is written down has a target at each
-    of its words; without these a silent one has none, and the loss stays on a plateau
-    (docs/experiments.md).
+    `inner`: for what is to be worked out silently. Layer 0 is to name inner[0], layer 1 inner[1],
+    and so on, at the token from which the answer's last word is predicted. An answer that writes
+    each look-up down has a target at each of its words; without these a silent one has none, and
+    the loss stays on a plateau (docs/experiments.md).
     """
 
     observation: Observation

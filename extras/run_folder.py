@@ -4,6 +4,7 @@ Called by train.py, which fills the folder, and by eval.py and the players, whic
 Does not train, examine or draw, and does not know Config: settings come as a dictionary.
 """
 
+import io
 import json
 import os
 import pickle
@@ -40,8 +41,9 @@ def memory_or_die() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         die(
-            "the GPU's memory is full: lower --micro_batch or --sample_batch (and --resume), "
-            "or start again with less --max_pixels, less --thinking or --load_in_4bit"
+            "the GPU's memory is full. In training: lower --micro_batch or --sample_batch (and "
+            "--resume), or start again with less --max_pixels, less --thinking or --load_in_4bit. "
+            "With --model these three help; a --run needs a larger card"
         )
 
 
@@ -302,8 +304,11 @@ class RunFolder:
         }
         for name in LOGS:
             self.checkpoint[name] = (self.path / name).stat().st_size  # see _cut_logs
+        # Through memory: on a full disk torch.save would raise a RuntimeError, this an OSError.
+        as_bytes = io.BytesIO()
+        torch.save(self.checkpoint, as_bytes)
         unfinished = self.path / "checkpoint.tmp"
-        torch.save(self.checkpoint, unfinished)
+        unfinished.write_bytes(as_bytes.getbuffer())
         os.replace(unfinished, self.path / "checkpoint.pt")
 
     def restore(self, policy: Policy, optimizer: torch.optim.Optimizer, stage: str) -> int:

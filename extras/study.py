@@ -8,14 +8,16 @@
 
 A command, called by nobody. Its arms stand in extras/study_arms.py; extras/ablation.py runs them,
 extras/dials.py counts, extras/dials_shown.py draws: nothing of that is done here. A stopped study
-goes on with the same command. What the runs so far say is written after each of them, beside the
-runs, and once a whole study is finished also into docs/:
+goes on with the same command. What the runs so far say is written after each of them:
 
-    STUDY.json   all its numbers, over the seeds and task by task; STUDY.txt its tables
-    dials.json   success of each seed by what the world demands; dials.png the gains
+    OUTPUT_DIR/STUDY/       the runs, laid out as in extras/ablation.py
+    OUTPUT_DIR/warmup/      the warm starts, which all studies share
+    OUTPUT_DIR/STUDY.json   all numbers, over the seeds and task by task
+    OUTPUT_DIR/STUDY.txt    the same as tables
+    OUTPUT_DIR/dials.json   success of each seed by what the world demands; dials.png the gains
 
-STUDY is map, memory, teaching or forms; with --split dev it is map-dev, and so on. The runs of a
-study lie in a folder of its name, as those of extras/ablation.py do; the warm starts are shared.
+STUDY is map, memory, teaching or forms; with --split dev it is map-dev, and so on. Once a whole
+study is finished, its STUDY.json and the dials are written into docs/ too.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from extras.ablation import (
     check_counts,
     choose_arms,
     names_of,
+    refuse_taken,
     run_all,
     runs_or_die,
 )
@@ -150,7 +153,9 @@ def command_of(args: argparse.Namespace) -> str:
         words.append("--quick")
     for name in ("arms", "seeds", "flags", "split", "limit", "jobs"):
         value = getattr(args, name)
-        if value:
+        if name == "flags" and value:
+            words.append(f"--flags={value}")  # its value begins with a dash
+        elif value:
             words += [f"--{name}", str(value)]
     return shlex.join(words)
 
@@ -192,8 +197,10 @@ def tasks_asked(args: argparse.Namespace, study: Study) -> int:
 
 def refuse_flags(flags: Sequence[str], study: Study) -> None:
     """A flag that every arm sets itself would have no effect: an arm has the last word."""
-    for name in sorted(names_of(flags)):
-        if all(name in arm.flags.split() for arm in study.arms.values()):
+    names = names_of(flags)
+    refuse_taken(names)
+    for name in sorted(names):
+        if all(name in names_of(arm.flags.split()) for arm in study.arms.values()):
             die(f"--flags: {name} is what the arms of this study set themselves")
 
 

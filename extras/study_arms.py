@@ -9,8 +9,9 @@ An arm is flags of train.py and a way to play (extras/ablation.Arm); nothing is 
     teaching  {tracer1, reactive, warmup} x {forecasts, next, ...}, a warm start for each
     forms     {near, far, thought, ...} x {gui, map, tools}
 
-Names and flags of arms stand in finished runs. Where flags change, runs of before are refused;
-where only the way to play does, an exam of before is taken for one of now.
+Names and flags of arms stand in finished runs. If the flags of an arm change, its older runs are
+refused. If only its way to play changes (adapter, choose, playing), that is not noticed: delete the
+older exam.
 """
 
 from collections.abc import Mapping
@@ -245,7 +246,8 @@ TEACHING_STUDY = Study(
 
 FORM_WORLDS = {
     "gui": "--env toy-gui",
-    # Not its default. A form that names an order has the last word: it stands later.
+    # The map's own default is far. Here each form begins from near; one that names an order
+    # overrules this, because its flags come later.
     "map": f"{MAP} --order near",
     # With four past steps in the prompt the first answer is out of sight when it is needed.
     "tools": "--env toy-tools --history 6",
@@ -253,7 +255,7 @@ FORM_WORLDS = {
 FORMS = {
     "near": Arm(""),
     "far": Arm("--order far"),
-    "thought": Arm("--thinking 12"),  # a name for each step of the longest plan, and the end
+    "thought": Arm("--thinking 20"),  # room for the words of the longest plan (tool world: 16)
     "carried": Arm("--carry_forecast --warmup_own_plans"),
     "states": Arm("--forecast_states"),  # what will be seen after each step
     # Two more ways to play with the run of `near`.

@@ -20,10 +20,11 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
     "<unk>",
 )
+MOST_STEPS = 12  # that a forecast can be asked for: the numbers are words
 PROMPT_WORDS = (
     *("\n", ":", ";", "(", ")", "-"),
     *("task", "past", "plan", "next", "far", "to", "near", "none", "failed", "unreadable"),
-    *(str(number) for number in range(1, 13)),  # forecasts of 1 to 12 steps can be asked for
+    *(str(number) for number in range(1, MOST_STEPS + 1)),
 )
 # One message after the other, without the system prompt: the warm start teaches the grammar.
 CHAT_TEMPLATE = (

@@ -478,7 +478,7 @@ class ToyMap:
     def courses(settings) -> list[Course]:
         """What is taught between reading and imitation: to look things up on the map.
 
-        The written ones go from a page back to its button, from a dozen pages of a screen at once.
+        The written ones go from a page back to its button, from all pages of a screen at once.
         First in letters alone, where the page to look up is the last token; then in the lines of a
         forecast; then with either name of a page. In the other order, or with both names at once,
         the loss stood on a plateau for hundreds of batches (docs/experiments.md, the batches of
@@ -529,15 +529,16 @@ class Form:
 NAMES_ALONE = Form(verb="", between=" ")
 LINES = Form(verb="click ", between="\n")  # of a forecast
 
-DRILLS = 8  # screens of a batch, each with about a dozen ways
+DRILLS = 8  # screens of a batch, each with 3 to 15 ways, 7 on average
 SILENT_DRILLS = 32  # screens of a batch, each with one answer
 # The share of states that is drawn from anywhere on the way. A third of these (with one hop) are
 # too far from the goal for `hops` look-ups: there it learns to guess a page that has a button. An
 # agent that had never seen such states names a page without a button, and is refused until its
 # steps are used up (docs/experiments.md). With this share at 1 it would unlearn d = 1.
 FROM_ANYWHERE = 0.25
-# The others are `hops` look-ups from the goal, but for this share, which is at most so far. When
-# all of them were at most so far, half taught no look-up, and one seed of two did not learn it.
+# Of the others this share is a random distance from the goal, 0 to `hops`. The rest is `hops` away,
+# or at the start of a task whose way is shorter. When all were at a random distance, half of them
+# taught no look-up (with one hop), and one seed of two did not learn it.
 NEARER = 0.25
 
 
@@ -577,7 +578,8 @@ def write_way(
 
 
 def draw_silent_drills(rng: random.Random, tasks: int, hops: int) -> list[Drill]:
-    """A batch of states, most of them `hops` look-ups from their goals: the next click is asked.
+    """A batch of states, `hops` look-ups from their goals where that can be: the next click is
+    asked.
 
     What a plan would write down first, the goal and the pages on the way back, is to be named by
     the layers, one look-up a layer. On the way T > N > W, two hops:

@@ -136,8 +136,8 @@ class Call:
 
 
 def fact(tool: str, arguments: Sequence[str]) -> tuple[str, ...]:
-    """Names an answer: the order of the arguments counts for a difference alone."""
-    if tool == "sub":
+    """Names an answer: the order of the arguments does not count for a sum and a product."""
+    if tool in ("sub", "compare"):
         return (tool, *arguments)
     return (tool, *sorted(arguments))
 

@@ -5,8 +5,9 @@ ablation compares its settings, extras/ceiling.py borrows its check.
 Does not know the worlds (they say themselves how to wander and what a false step is), nor GRPO.
 
 First the vision tower learns to read. Then come the courses that a world may bring. Then the
-language model imitates a demonstrator that is often wrong, and perhaps once more with plans of its
-own in the prompts. A check on held-out states tells whether the result is fit to be compared.
+language model imitates the oracle, in states that a demonstrator who is often wrong has come to,
+and perhaps once more with plans of its own in the prompts. A check on held-out states tells whether
+the result is fit to be compared.
 
     <warmup_dir>/lessons/<name>/    a model after its first lessons, which several warm starts share
     <warmup_dir>/<name>/            a warm start; warmup.json says how it was made
@@ -146,8 +147,9 @@ def warm_base(settings: WarmStart, folder: str | Path) -> Path:
 
 
 def go_on_with(base: Path, work: Path, settings: WarmStart) -> Policy:
-    """A policy on a copy of the model in `base`, which writes as these settings say."""
-    leave = shutil.ignore_patterns(LESSONS)  # it would say that the copy is finished
+    """Copies the model in `base` to `work`; returns it as a policy that writes as these settings
+    say."""
+    leave = shutil.ignore_patterns(LESSONS)  # this file would say that the copy is finished
     shutil.copytree(base, work, ignore=leave, dirs_exist_ok=True)
     policy = load_policy(work)
     policy.far_first = settings.order == "far"
@@ -164,6 +166,7 @@ CODE = (
     "agent.py",
     "envs.py",
     "extras/lessons.py",
+    "extras/loading.py",
     "extras/shared_prompt.py",
     "extras/tiny_vlm.py",
     "extras/warm_start.py",
@@ -194,7 +197,8 @@ def name_of(*parts: dict) -> str:
 def made_with(env: str) -> dict:
     """The code that makes a warm start, and what decides about the rounding of its numbers.
 
-    The same seed on another machine was seen to move by 5 points of success through rounding.
+    The same seed on another machine was seen to move by 5 points of success through rounding. The
+    number of threads decides in which order sums are added up.
     """
     world = find_world(env)
     names = (*CODE, *getattr(world, "code", ()))
@@ -205,6 +209,7 @@ def made_with(env: str) -> dict:
             "torch": torch.__version__,
             "processor": platform.machine(),
             "vectors": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
         },
     }
 
@@ -252,7 +257,7 @@ def what_changed(before: dict, now: dict) -> str:
             reasons.append(f"{name} has changed")
     machine = changes(before["machine"], now["machine"])
     if machine:
-        reasons.append(f"it was made on another machine ({machine})")
+        reasons.append(f"it was made on another machine or with other threads ({machine})")
     return ", ".join(reasons)
 
 
@@ -345,7 +350,10 @@ def teach_reading(policy: Policy, settings: WarmStart) -> dict:
     weights = [*core.model.visual.parameters(), table]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, READING_RATE, total_steps=settings.reading_steps, pct_start=0.1
+        optimizer,
+        READING_RATE,
+        total_steps=settings.reading_steps,
+        pct_start=rising_share(settings.reading_steps),
     )
     begun = time.process_time()
     shares = []
@@ -483,7 +491,7 @@ def is_icon(word: str) -> bool:
 
 # ---- the other lessons: what to write ------------------------------------------------------------
 
-# A loss per token of a fresh batch, and how many tokens it is about.
+# Draws a fresh batch; returns its loss per token, and the number of these tokens.
 BatchLoss = Callable[[], tuple[torch.Tensor, int]]
 
 
@@ -563,8 +571,16 @@ def one_cycle(
     Unlike in the reading lesson the momentum stays as it is.
     """
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, peak, total_steps=steps, pct_start=0.1, cycle_momentum=False
+        optimizer, peak, total_steps=steps, pct_start=rising_share(steps), cycle_momentum=False
     )
+
+
+def rising_share(steps: int) -> float:
+    """The share of a cycle in which the learning rate rises: a tenth.
+
+    Of ten steps two: with one, OneCycleLR would divide by 0.
+    """
+    return 0.2 if steps == 10 else 0.1
 
 
 # ---- courses of a world --------------------------------------------------------------------------
@@ -724,7 +740,7 @@ def draw_batch(
     """Lessons with answers of one random length, and that length.
 
     `own`: lessons with the model's own plans in their prompts, by the length of their forecasts;
-    half of the batch is taken from them.
+    half of the batch is taken from them (none where the forecast is one step long).
     """
     horizon = rng.randint(1, settings.longest)
     with_own_plans = [] if own is None else own.get(horizon, [])
@@ -781,7 +797,10 @@ OWN_RECORDS = 96  # demonstrations along which plans are written, for each lengt
 
 
 def imitate_with_own_plans(policy: Policy, settings: WarmStart) -> dict:
-    """Imitate for half as many batches, with the policy's own plans in half of the prompts."""
+    """Imitate for half as many batches, with the policy's own plans in two of five prompts.
+
+    Half of the lessons are drawn for them, but first states and forecasts of one step have none.
+    """
     rng = random.Random(f"own plans {settings.seed}")
     forms = random.Random(f"answers to own plans {settings.seed}")
     own = draw_own_lessons(policy, settings, rng)
@@ -840,7 +859,8 @@ def carried_plans(
 # ---- is it fit? ----------------------------------------------------------------------------------
 
 CHECK_HORIZON = 5  # of the check, at most; the warm start does not depend on --horizon
-# A kind of action with so many states, of which so few are right, is one that the start cannot do.
+# The start cannot do a kind of action that it got right in less than HARDLY_EVER of its states, if
+# these were at least ENOUGH_STATES.
 ENOUGH_STATES = 10
 HARDLY_EVER = 0.25
 

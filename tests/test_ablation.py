@@ -22,6 +22,8 @@ from extras.ablation import (
     flags_named,
     list_jobs,
     main,
+    make_settings,
+    parse_arguments,
     read_start,
     run_all,
     run_jobs,
@@ -263,6 +265,32 @@ def test_budgets_come_from_the_flags(flags, budget, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         main(["--output_dir", str(tmp_path), *flags])
     assert asked == [budget]
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        ([], (5, 300, 1100)),
+        (["--quick"], (2, 100, 600)),
+        (["--quick", "--seeds", "3", "--limit", "7"], (3, 7, 600)),
+        (["--quick", "--flags", "--warmup_steps 9"], (2, 100, 9)),
+        (["--quick", "--flags", "--env toy-map"], (2, 100, 400)),  # the map's own, not more
+    ],
+)
+def test_quick_is_smaller_where_nothing_is_said(flags, asked):
+    settings = make_settings(parse_arguments(flags))
+    config = parse_config(settings.flags)
+    assert (settings.seeds, settings.limit, config.warmup_steps) == asked
+
+
+def test_there_are_no_short_forms_of_flags():
+    with pytest.raises(SystemExit):
+        parse_arguments(["--seed", "3"])  # not --seeds
+
+
+def test_a_world_without_splits_of_its_own_plays_test():
+    settings = make_settings(parse_arguments(["--flags", "--env miniwob:click-test-2"]))
+    assert tasks_to_play(ARMS["tracer1"], settings) == {"test": 300}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from helpers import observe, small, train_stage1
 
 import agent
-from agent import encode, make_rollout, trainable
+from agent import add_lora, encode, make_rollout, trainable
 from envs import ToyGUI
 from extras.run_folder import (
     RunFolder,
@@ -36,6 +38,27 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, dies):
     monkeypatch.setattr("os.replace", full_disk)
     assert f"cannot write {file}: No space left on device" in dies(write, file, "two")
     assert file.read_text() == "one"
+
+
+def test_a_disk_that_fills_up_at_a_checkpoint_is_an_os_error(tiny, tmp_path):
+    """train.py ends with one line then; torch.save alone would raise a RuntimeError."""
+    run, policy = open_run(small(tmp_path, tiny))
+    add_lora(policy, rank=4, alpha=8, seed=0)
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        (tmp_path / name).write_text("")
+    optimizer = torch.optim.AdamW(trainable(policy))
+    run.save(policy, optimizer, "stage1", 1)
+    whole = (tmp_path / "checkpoint.pt").read_bytes()
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, usual[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run.save(policy, optimizer, "stage1", 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == whole
 
 
 def test_a_full_gpu_names_the_flags(dies):

@@ -3,6 +3,7 @@ written when, and what a wrong command ends with."""
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -323,8 +324,10 @@ def test_a_record_names_its_command_without_what_changes_no_result(tmp_path, mon
     record = json.loads((tmp_path / "runs" / "map.json").read_text())
     assert record["command"] == (
         "python -m extras.study map --arms tracer1 --seeds 5 "
-        "--flags '--gamma 0.8 --lambda_rep 0' --jobs 1"
+        "'--flags=--gamma 0.8 --lambda_rep 0' --jobs 1"
     )
+    again = study.parse_arguments(shlex.split(record["command"])[3:])
+    assert again.flags == "--gamma 0.8 --lambda_rep 0"
 
 
 def test_the_flags_of_the_command_line_have_the_last_word(tmp_path, monkeypatch):
@@ -387,6 +390,7 @@ def test_what_the_command_line_makes_of_a_study(tmp_path, monkeypatch):
         (["map", "--flags", "--horizon 0"], "--horizon"),
         (["map", "--flags", "--env toy-gui"], "--env"),
         (["map", "--flags", "--seed 3"], "--seed"),
+        (["memory", "--flags=--no-warmup_own_plans"], "--warmup_own_plans"),
         (["teaching", "--flags", "--env toy-gui:memory=2"], "memory=2"),
         (["teaching", "--flags", "--env toy-map:depth=9"], "depth=9"),
     ],

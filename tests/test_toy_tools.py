@@ -292,6 +292,24 @@ def test_results_of_calls():
     assert observation.history[-1] == "unreadable failed"
 
 
+def test_which_is_more_depends_on_the_order():
+    """A sum does not; a comparison the other way round is true, but brings another answer."""
+    env = ToyTools("test")
+    seed = first_seed(env, lambda env: "compare" in [call.tool for call in env.missing()])
+    env.reset(seed)
+    while env.missing()[0].tool != "compare":
+        env.step(Action("call", env.missing()[0].text))
+    compare = env.missing()[0]
+    one, other = compare.arguments
+    turned = env.executed(Action("call", f"compare {other} {one}"))
+    assert turned.text.startswith(f"compare {other} {one} = ")
+    assert turned.text.rpartition(" = ")[2] != compare.answer
+    env.step(Action("call", f"compare {other} {one}"))
+    assert compare in env.missing()
+    env.step(Action("call", compare.text))
+    assert compare not in env.missing()
+
+
 def test_arguments_outside_their_range_are_refused():
     env = ToyTools("test")
     for wrong in ({"split": "x"}, {"scale": 0}, {"history": -1}):

@@ -23,7 +23,7 @@ from extras.run_folder import read_run
 from extras.shared_prompt import SHARED
 from extras.toy_map import ToyMap
 from extras.warm_start import start_folder
-from extras.worlds import WORLDS
+from extras.worlds import WORLDS, find_world
 from rewards import grounded_reward, group_advantages, trajectory_reward
 from train import (
     Config,
@@ -624,14 +624,16 @@ def another_value(field: dataclasses.Field, folder):
 @pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
 def test_every_field_is_a_flag_with_its_reason(field, tmp_path):
     value = another_value(field, tmp_path)
-    argv = ["--env", "toy-gui"]
+    env = "toy-map" if field.name == "silent_hops" else "toy-gui"
+    suits = getattr(find_world(env), "suits", {})
+    argv = ["--env", env]
     if value is True:
         argv += [f"--{field.name}"]
     elif value is False:
         argv += [f"--no-{field.name}"]
     else:
         argv += [f"--{field.name}", str(value)]
-    expected = dataclasses.replace(Config(), **{"env": "toy-gui", field.name: value})
+    expected = dataclasses.replace(Config(), **{"env": env, **suits, field.name: value})
     if expected.model:  # defaults for a hub model
         expected = dataclasses.replace(
             expected, learning_rate=2e-5, gradient_checkpointing=True, micro_batch=1
@@ -705,6 +707,25 @@ for bad_name, bad_values in BAD.items():
 @pytest.mark.parametrize(("name", "value"), BAD_FLAGS)
 def test_a_value_that_cannot_work_is_named_in_one_line(name, value, dies):
     assert f"--{name}" in dies(parse_config, [f"--{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--horizon", "13"], "--horizon 13: the tiny model can be asked for 12 steps at most"),
+        (["--warmup_horizon", "13"], "--warmup_horizon 13: the tiny model"),
+        (["--train_tasks", "1000001"], "--train_tasks 1000001: must be at most 1000000"),
+        (["--env", "toy-gui", "--silent_hops", "1"], "--silent_hops is for the toy map"),
+        (["--env", "toy-gui", "--warmup_lessons", "goal"], "goal is for the toy map"),
+        (["--env", "toy-tools", "--warmup_lessons", "stranger"], "stranger is for the toy map"),
+    ],
+)
+def test_what_the_model_or_the_world_cannot_do_is_told_before_the_warm_start(argv, message, dies):
+    assert message in dies(parse_config, argv)
+
+
+def test_a_hub_model_can_be_asked_for_more_steps():
+    assert parse_config(["--model", "somewhere", "--horizon", "20"]).horizon == 20
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """extras/warm_start.py: folders and what their names know, targets of the reading lesson, what is
 imitated, courses of a world, own plans, thoughts, the check."""
 
+import inspect
 import json
 import random
 from dataclasses import replace
@@ -34,6 +35,7 @@ from extras.warm_start import (
     kinds_missed,
     made_with,
     names_target,
+    one_cycle,
     reading_logits,
     reading_targets,
     start_folder,
@@ -142,7 +144,7 @@ def test_a_start_of_other_code_or_another_machine_is_made_anew_and_stays(
     assert second != first and first.exists()
     notes = [line for line in capfd.readouterr().err.splitlines() if "note:" in line]
     assert len(notes) == 1
-    assert str(first) in notes[0] and "another machine (torch" in notes[0]
+    assert str(first) in notes[0] and "another machine or with other threads (torch" in notes[0]
 
     def other_code(env: str) -> dict:
         made = made_with(env)
@@ -172,6 +174,26 @@ def test_the_name_knows_the_file_of_the_world(env):
     code = made_with(env)["code"]
     assert {"agent.py", "envs.py", "warm_start.py", "tiny_vlm.py", "shared_prompt.py"} <= set(code)
     assert ("toy_tools.py" in code) == (env == "toy-tools")
+    assert ("memory_gui.py" in code) == (env == "toy-gui:memory=0.5")
+
+
+def test_with_states_it_knows_the_same_file():
+    world = find_world("toy-gui:memory=0.5", states=True)
+    assert inspect.getsourcefile(world) == inspect.getsourcefile(find_world("toy-gui:memory=0.5"))
+
+
+@pytest.mark.parametrize("steps", range(1, 61))
+def test_a_cycle_can_have_any_number_of_steps(steps):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = one_cycle(optimizer, 0.1, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) <= 0.1 + 1e-9
+    if steps >= 20:  # enough for a rise and a fall
+        assert rates[0] < 0.01 and rates[-1] < 0.001 and max(rates) > 0.09
 
 
 def test_comments_docstrings_and_layout_are_no_other_code(tmp_path):
