@@ -76,8 +76,10 @@ STATES = (
 
 
 def plain(text: str) -> str:
-    """Text of others, made safe for a prompt: typing `<|image_pad|>` must not make that token."""
-    return text.replace("<|", "< |")
+    """Text of others, made safe for a prompt: typing `<|image_pad|>` must not make that token, and
+    half a character (a lone surrogate in a JSON record) would stop the tokenizer."""
+    whole = text.encode("utf-8", "replace").decode()
+    return whole.replace("<|", "< |")
 
 
 def build_prompt(
@@ -991,8 +993,11 @@ def execute_first_steps(
 
 
 def is_surprised(forecast: Sequence[Action], env) -> bool:
-    """Whether the screen is not what the step that led to it expected, if it expected anything."""
-    if not forecast or not forecast[0].expects:
+    """Whether the screen is not what the step that led to it expected.
+
+    Never where it expected nothing, or where the world has no names for its screens.
+    """
+    if not forecast or not forecast[0].expects or not hasattr(env, "screen_name"):
         return False
     return not same_text(forecast[0].expects, env.screen_name())
 

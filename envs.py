@@ -69,6 +69,10 @@ def die(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+class WorldError(ValueError):
+    """A world that is not there, or that cannot go on (a browser that crashes); one line."""
+
+
 def one_line(text: str, limit: int | None = MAX_TEXT) -> str:
     """The text on one line of at most `limit` characters (None: of any length).
 
@@ -223,9 +227,14 @@ class Example:
     leads_right: Callable[[Action], bool | None] | None = None
 
     def execute(self, action: Action) -> Action | None:
-        """What this world's own frozen tool agent makes of a forecast step; None: it refuses."""
+        """What this world's own frozen tool agent makes of a forecast step; None: it refuses.
+
+        A record without elements says nothing of the screen: there a step's own point stands.
+        """
         if self.tools is not None:
             return self.tools(action)
+        if not self.elements and action.point is not None:
+            return action
         return find_element(action, self.elements, self.key)
 
 

@@ -53,7 +53,7 @@ from extras.intervals import wilson
 from extras.readable_json import readable_json
 from extras.run_folder import load_run_policy, memory_or_die, write
 from extras.toy_tools import NUMBERS
-from extras.vlm_tool_agent import OCR, ask, frozen_vlm, load_tool_agent
+from extras.vlm_tool_agent import OCR, ask, check_tool_agent, frozen_vlm, load_tool_agent
 from extras.worlds import WORLDS, find_world
 from rewards import repetitions, similarity
 
@@ -459,14 +459,21 @@ def bench(args: argparse.Namespace) -> dict:
     for path in (args.per_step, args.per_item):
         if path:
             write(Path(path), "".join(lines))
-    if result["skipped"]:
-        reasons = "; ".join(result["why"][:5])
-        print(f"warning: {result['skipped']} records were skipped: {reasons}", file=sys.stderr)
+    warn_of(result["skipped"], "records were skipped", result["why"])
+    warn_of(result["bad_predictions"], "predictions count as wrong", result["why_bad"])
     return result
 
 
+def warn_of(count: int, what: str, why: list[str]) -> None:
+    if count > 0:
+        print(f"warning: {count} {what}: {'; '.join(why[:5])}", file=sys.stderr)
+
+
 def bench_gui(args: argparse.Namespace) -> tuple[dict, list[dict]]:
-    """Recorded steps of a GUI; of each forecast the first action counts."""
+    """Recorded steps of a GUI; of each forecast the first action counts.
+
+    The result says who finds its point: without --tool_agent, the policy itself.
+    """
     if args.predictions:
         return score_bench(
             args.bench,
@@ -477,7 +484,7 @@ def bench_gui(args: argparse.Namespace) -> tuple[dict, list[dict]]:
             index=args.index,
         )
     examinee = load_examinee(args)
-    return score_bench(
+    result, rows = score_bench(
         args.bench,
         args.data,
         args.split,
@@ -487,6 +494,7 @@ def bench_gui(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         protocol=args.protocol,
         index=args.index,
     )
+    return {"points_by": examinee.tool_agent or "the policy itself"} | result, rows
 
 
 def predictor(examinee: Examinee) -> Callable[[Observation, int], list[Action]]:
@@ -553,7 +561,8 @@ def looker(examinee: Examinee) -> Callable[[Image.Image, str], str] | None:
 
 TASKS = 300  # of an exam in a world: an interval of about +-5 points
 # The flags that not every exam reads; those of what is played stand in online.FLAGS.
-OF_RECORDED = ("split", "data", "protocol", "index", "per_step", "per_item")
+OF_STEPS = ("split", "data", "protocol", "index", "per_step")  # of recorded screens
+OF_TOOLS = ("split", "data", "per_item")
 OF_WORLDS = ("split", "limit")
 
 
@@ -639,21 +648,27 @@ def refuse_flags(args: argparse.Namespace) -> None:
     """One line for a flag that this exam would ignore."""
     if args.bench in online.FLAGS:
         own = online.FLAGS[args.bench]
+    elif args.bench in TOOL_BENCHES:
+        own = OF_TOOLS
     elif args.bench in BENCHMARKS:
-        own = OF_RECORDED
+        own = OF_STEPS
     else:
         own = OF_WORLDS
-    every = set().union(*online.FLAGS.values(), OF_RECORDED, OF_WORLDS)
+    every = set().union(*online.FLAGS.values(), OF_STEPS, OF_TOOLS, OF_WORLDS)
     for name in sorted(every.difference(own)):
         if getattr(args, name) not in (None, ""):
             die(f"--{name} goes with --bench {' or '.join(exams_with(name))}")
+    if args.predictions and args.tool_agent is not None:
+        die("--tool_agent goes with --run and --model: predictions bring their points along")
 
 
 def exams_with(flag: str) -> list[str]:
     """What --bench has to name for an exam that reads this flag."""
     exams = [bench for bench, flags in online.FLAGS.items() if flag in flags]
-    if flag in OF_RECORDED:
-        exams.append("recorded data")
+    if flag in OF_STEPS:
+        exams.append("recorded screens")
+    if flag in OF_TOOLS:
+        exams += TOOL_BENCHES
     if flag in OF_WORLDS:
         exams.append("a world")
     return exams
@@ -678,6 +693,7 @@ def main_toy(args: argparse.Namespace) -> dict:
         die(f"{args.bench} needs --run of that world: predictions are for recorded benchmarks")
     settings = read_settings(args, world=args.bench or "toy-gui")
     name = settings["env"]
+    check_tool_agent(name, settings["tool_agent"])
     if args.bench not in (None, name):
         die(f"{args.bench} needs --run of that world; {args.run} is of {name}")
     limit = TASKS if args.limit is None else args.limit
@@ -701,7 +717,7 @@ def main_recorded(args: argparse.Namespace) -> dict:
     """Score a recorded benchmark and print the numbers."""
     args.split = args.split or BENCHMARKS[args.bench].default_split
     result = bench(args)
-    shown = {key: value for key, value in result.items() if key != "why"}
+    shown = {key: value for key, value in result.items() if key not in ("why", "why_bad")}
     print(json.dumps(shown, indent=1))
     return result
 

@@ -56,6 +56,7 @@ from envs import (
     Action,
     Example,
     ToolAgent,
+    WorldError,
     demonstration,
     die,
     one_line,
@@ -79,7 +80,7 @@ from extras.report import (
 )
 from extras.run_folder import RunFolder, memory_or_die
 from extras.tiny_vlm import MOST_STEPS
-from extras.vlm_tool_agent import load_tool_agent
+from extras.vlm_tool_agent import check_tool_agent, load_tool_agent
 from extras.warm_start import WarmStart, carried_plans, keep_pages, start_folder, warm_base
 from extras.worlds import find_world, world_or_die
 from rewards import grounded_reward, group_advantages, trajectory_reward
@@ -157,8 +158,8 @@ class Config:
     )
     load_in_4bit: bool | None = flag(
         None,
-        "NF4 weights: less memory, half the speed; by default on CUDA if 16 bits would fill more "
-        "than half of it",
+        "NF4 weights: less memory, up to half as slow again (docs/models.md); by default on CUDA "
+        "if 16 bits would fill more than half of the memory that is free",
     )
     gradient_checkpointing: bool = flag(
         False,
@@ -391,8 +392,8 @@ def parse_config(argv: list[str] | None = None) -> Config:
     check_control(config)
     check_shares(config)
     check_stages(config)
-    if config.data and config.forecast_states:
-        die("--forecast_states is for the toy worlds: recorded steps have no names for screens")
+    check_recorded(config)
+    check_tool_agent(config.env, config.tool_agent)
     parse_data(config.data)  # a set or folder that is not there ends here
     return config
 
@@ -484,6 +485,16 @@ def check_own_plans(config: Config) -> None:
             "--warmup_own_plans: a plan is what is left of a forecast of two steps or more; "
             "--warmup_horizon 1 and --warmup_lessons next teach one"
         )
+
+
+def check_recorded(config: Config) -> None:
+    """What recorded steps have not."""
+    if not config.data:
+        return
+    if config.forecast_states:
+        die("--forecast_states is for the toy worlds: recorded steps have no names for screens")
+    if config.carry_forecast:
+        die("--carry_forecast is for the toy worlds: recorded steps are drawn one by one")
 
 
 def check_control(config: Config) -> None:
@@ -1128,6 +1139,8 @@ if __name__ == "__main__":
             "interrupted; the same command with --resume goes on from the last checkpoint (without "
             "it, where the warm start was not finished: its finished lessons are kept)"
         )
+    except WorldError as error:
+        die(f"{error}; the same command with --resume goes on from the last checkpoint")
     except (OSError, SafetensorError) as error:  # a full disk, a folder that became read-only
         file = getattr(error, "filename", None) or "a file of the run"
         why = getattr(error, "strerror", None) or one_line(str(error))

@@ -1,4 +1,4 @@
-"""AndroidControl: from its gzip TFRecord shards to steps, and OS-Atlas's two ways to score them.
+"""AndroidControl: from its gzip TFRecord shards to steps, OS-Atlas's score and one of ours.
 
 Called through catalog.py, as BENCHMARK; read_index also by gui_scoring.py.
 It needs neither TensorFlow nor protobuf, and decodes no screenshot before somebody asks for it.
@@ -10,10 +10,10 @@ eval_scripts/android_control/evaluation_unify.py of OS-Copilot/OS-Atlas.
 
 | protocol | a step is right when the type agrees and                                              |
 |----------|---------------------------------------------------------------------------------------|
-| os-atlas | the point is within 14 % of the screen; the first word of a text or app agrees; or    |
-|          | else all is equal                                                                     |
+| os-atlas | of a press: the point is within 14 % of the screen; of a text or app: the first word  |
+|          | agrees; of all other kinds: all is equal                                              |
 | box      | the same, or the point is in the smallest visible accessibility node around the       |
-|          | reference                                                                             |
+|          | reference (ours: no official rule)                                                    |
 A pointing action without a point has its type only.
 """
 

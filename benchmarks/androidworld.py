@@ -40,7 +40,8 @@ from agent import execute_first_steps
 from benchmarks.androidworld_phone import check_emulator, connect, doubt, find_adb, load_package
 from benchmarks.common import by, mean, unit_box
 from benchmarks.episodes import Player, open_folder, percent, table_row, to_pixels
-from envs import TERMINAL, Action, Box, Observation, find_element, last_steps, one_line
+from envs import TERMINAL, Action, Box, Observation, find_element, last_steps, one_line, split_drag
+from extras.run_folder import memory_or_die
 
 SEED = 30  # of the tasks' parameters, as in their run.py
 FAMILY = "android_world"
@@ -173,15 +174,16 @@ class Pilot:
     elements: tuple[tuple[str, Box], ...] = ()  # (label, box) of what is on it
 
     def step(self, goal: str, look: Callable) -> Step:
-        """Forecast, ground the first action, carry it out. Never raises.
+        """Forecast, ground the first action, carry it out. Never raises an Exception.
 
         `look` waits for the screen and returns their State. An episode in which the agent raises is
         left out of their mean, as if it had never been played: an error of ours or of the phone is
-        a failed step instead.
+        a failed step instead. A GPU that is full would be full at all others too: that ends all.
         """
         step = Step()
         try:
-            self.take(step, goal, look())
+            with memory_or_die():
+                self.take(step, goal, look())
         except Exception as problem:  # the result stays "failed"
             step.error = one_line(f"{type(problem).__name__}: {problem}", 200)
             print(f"warning: a step failed: {step.error}", file=sys.stderr)
@@ -219,7 +221,10 @@ class Pilot:
 
     def ground(self, action: Action) -> Action | None:
         """The frozen tool agent that reads the element tree: exact labels, nothing near them."""
-        exact = [element for element in self.elements if element[0] == action.text]
+        names = {action.text}
+        if action.kind == "drag":
+            names |= set(split_drag(action.text, [label for label, _box in self.elements]))
+        exact = [element for element in self.elements if element[0] in names]
         return find_element(action, exact, key=str(self.elements))
 
     def execute(self, arguments: dict) -> None:

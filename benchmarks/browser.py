@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
-from envs import Box, one_line
+from envs import Box, WorldError, one_line
 
 WIDTH = 160  # px of a task, the instruction's yellow strip included
 HEIGHT = 210
@@ -77,14 +77,14 @@ def find_programs() -> dict[str, str]:
     """
     given = {program: os.environ.get(variable) for program, variable in VARIABLES.items()}
     if any(given.values()) and not all(given.values()):
-        raise ValueError(f"set both of {' and '.join(VARIABLES.values())}, or neither")
+        raise WorldError(f"set both of {' and '.join(VARIABLES.values())}, or neither")
     found = {}
     for program in (*VARIABLES, "setpriv"):
         path = shutil.which(given.get(program) or program)
         if path is None:
             named = given.get(program) or program
             install = INSTALL_SETPRIV if program == "setpriv" else INSTALL
-            raise ValueError(f"there is no {named}; MiniWoB++ needs: {install}")
+            raise WorldError(f"there is no {named}; MiniWoB++ needs: {install}")
         found[program] = path
     return found
 
@@ -463,7 +463,7 @@ def list_tasks() -> tuple[str, ...]:
         import gymnasium
         import miniwob
     except ImportError:
-        raise ValueError(f"miniwob is not installed; MiniWoB++ needs: {INSTALL}")
+        raise WorldError(f"miniwob is not installed; MiniWoB++ needs: {INSTALL}")
     gymnasium.register_envs(miniwob)
     names = []
     for name in gymnasium.registry:
@@ -491,14 +491,14 @@ class Browser:
             except BrowserLost as error:
                 self.close()
                 if attempt == 2:
-                    raise ValueError(f"chromium cannot be started: {error}")
+                    raise WorldError(f"chromium cannot be started: {error}")
 
     def start(self, task: str) -> None:
         programs = find_programs()
         try:
             from miniwob.selenium_instance import SeleniumInstance
         except ImportError:
-            raise ValueError(f"miniwob is not installed; MiniWoB++ needs: {INSTALL}")
+            raise WorldError(f"miniwob is not installed; MiniWoB++ needs: {INSTALL}")
         self.scale = 0
         self.nest = make_nest(programs)
         # Without a field extractor of its own a text that it does not expect is an error.

@@ -1,6 +1,7 @@
 """What the benchmarks share: the records that readers yield, checks of untrusted input, the engine.
 
-Every file of benchmarks/ stands on it; catalog.py runs its engine, read_episodes.
+Called by the readers of recorded data, by what scores them, and for its checks by what is played;
+catalog.py runs its engine, read_episodes.
 It knows no data set, no official rule and no model.
 """
 
@@ -33,7 +34,7 @@ class Step:
     """One recorded step: the screen and what was done there."""
 
     screenshot: Callable[[], Image.Image]  # opens it; raises BadRecord where it cannot be read
-    action: Action  # its text, for a pointing kind, is the step instruction
+    action: Action  # its text, for a pointing kind, says what is pointed at, or what is to be done
     boxes: tuple[Box, ...] = ()  # where a point counts as right, in 0..1
     # "index": the step's place in the source, from 0; besides it what an official metric needs, in
     # the source's own units
@@ -44,7 +45,8 @@ class Step:
 class Episode:
     """A recorded trajectory.
 
-    `raw`: "n_steps" and "texts" of the source, holes included, and all of its Record's raw.
+    `raw`: "n_steps" and "texts" of the source, with the steps that were left out, and all of its
+    Record's raw.
     """
 
     id: str
@@ -132,7 +134,8 @@ class StepScore:
     op_f1: float = 0.0  # Mind2Web: F1 of operation and value
 
 
-# (answer; None: there is none, or it is no action), the recorded step -> how right it is
+# (answer, recorded step) -> how right it is. The answer is None where there is none or it is no
+# legal action.
 Rule = Callable[[Action | None, Step], StepScore]
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from agent import Plan, Planner, format_line, play
 from benchmarks.common import as_dict, parse_json
-from envs import Action, Observation, Point, ToolAgent
+from envs import Action, Observation, Point, ToolAgent, WorldError
 from extras.readable_json import readable_json
 from extras.run_folder import changes, write
 
@@ -131,7 +131,7 @@ def percent(share: float | None) -> str:
 # ---- episodes that are kept ---------------------------------------------------------------------
 
 
-class NotBegun(ValueError):
+class NotBegun(WorldError):
     """What reset raises where a world crashes over its first screen: it costs this episode only."""
 
 
@@ -184,7 +184,7 @@ class Archive:
         return seed in self.episodes[task]
 
 
-# What an episode has of info in another place.
+# Keys of info that Episode.info leaves out: an episode has them as fields, or in its steps.
 IN_EPISODE = ("result", "success", "crashed", "steps", "task")
 
 

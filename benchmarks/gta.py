@@ -139,9 +139,9 @@ BENCHMARK = Benchmark(read=read)
 def gta_objective(answer: str | None, truth: dict) -> bool:
     r"""GTA's rule: of each whitelist group one alias stands in the answer, and no blacklisted one.
 
-    Aliases stand between word boundaries and are escaped: "3.5" does not match "385". One that
-    begins or ends with a sign, such as "50%", needs a letter or digit on the sign's other side
-    (\b), and a blacklist [[]] forbids any word: quirks of the official rule, kept. An empty answer
+    Aliases stand between word boundaries (\b) and are escaped: "3.5" does not match "385". One
+    that ends in a sign is found only before a letter or digit, "50%" in "50%x" and not in "50% of
+    it", and a blacklist [[]] forbids any word: quirks of the official rule, kept. An empty answer
     is wrong.
 
     >>> gta_objective("It is 7.75.", {"whitelist": [["7.75", "7.8"]], "blacklist": None})
@@ -286,7 +286,7 @@ def categories(names: list[str]) -> list[str]:
 
 
 def choice_f1(hits: int, made: int, gold: int) -> float | None:
-    """1e-5 as in the official script, which divides by zero where no record asks for any."""
+    """1e-5 as in the official script, which says 0 where no record asks for any."""
     if gold == 0:
         return None
     precision = hits / (made + 1e-5)

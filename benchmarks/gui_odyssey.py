@@ -1,7 +1,7 @@
 """GUI-Odyssey: from its json and PNG files to steps, the official score, and OS-Atlas's.
 
 Called through catalog.py, as BENCHMARK.
-It repairs nothing: the official script's slips are the protocol `strict`.
+`official` is the rule as it is meant; `strict` is the script, with two of its slips.
 
 Sources: introduction.md, data/format_converter.py, src/eval_mm/GUIOdyssey_action_matching.py and
 evaluate_GUIOdyssey.py of OpenGVLab/GUI-Odyssey; eval_scripts/odyssey/evaluation_unify.py of

@@ -63,8 +63,9 @@ def score_bench(
 
     Returns what --json writes and the rows of --per_step. `protocol`: its name, by default the
     benchmark's first one. `index`: a file, OS-Atlas's list of the steps that count. With an agent,
-    lookahead[k-1] compares the k-th forecast action with the reference k-1 steps on. ValueError in
-    one line.
+    lookahead[k-1] compares the k-th forecast action with the reference k-1 steps on; a tool agent
+    points for the first action only, later ones have the policy's own points or none, so that from
+    k = 2 on type_acc is the number to look at. ValueError in one line.
     """
     benchmark = find_benchmark(name)
     protocol = choose_protocol(name, benchmark, protocol)
@@ -93,14 +94,16 @@ def score_bench(
         raise ValueError(f"{root}: split {split!r} has no step to score")
     counted = "all"
     if list_file:
-        counted = f"{len(listed)} of {Path(list_file).name}"
+        counted = f"{len(rows)} of the {len(listed)} in {Path(list_file).name}"
     result = {
         "protocol": f"{name}/{protocol}",
         "split": split,
         "steps": counted,
         "n": len(rows),
         "skipped": sum(report.bad.values()),
-        "why": report.texts()[:50] + faults[:50],
+        "why": report.texts()[:50],
+        "bad_predictions": len(faults),
+        "why_bad": faults[:50],
         "notes": dict(report.notes),
     }
     if predictions:

@@ -111,7 +111,7 @@ def read_record(rows: list[dict], where: str, report: Report) -> Record:
         raise BadRecord(f"target_action_index: {found} for {len(texts)} action_reprs")
     return Record(
         id=str(rows[0]["annotation_id"]),
-        goal=str(rows[0]["confirmed_task"]),
+        goal=get(rows[0], "confirmed_task"),
         texts=texts,
         read_step=partial(read_step, row_of_step, where, report),
     )
@@ -215,7 +215,8 @@ def official(action: Action | None, step: Step, strict: bool = False) -> StepSco
     """Right element and right operation; `strict`: see the table above.
 
     Our typed step is click and text in one, as the data has it; a hover is a CLICK there; other
-    kinds are their own name, without a value.
+    kinds are their own name, without a value. A forecast's `type` has no point (agent.parse_line),
+    so that of a policy's typed steps no element is right: a line of predictions can have one.
     """
     op = ""
     point = None

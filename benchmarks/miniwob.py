@@ -370,6 +370,8 @@ def collect_words(tasks: tuple[str, ...]) -> tuple[str, ...]:
             for text in browser.collect_texts(task, SPLITS["train"] * SPLIT_SIZE, SCANNED):
                 pages.update(set(words_of(text)))
             found |= {word for word, number in pages.items() if number >= SELDOM}
+    except BrowserLost as error:
+        raise NotBegun(f"chromium crashes over {task}: {error}") from error
     finally:
         browser.close()
     words = tuple(sorted(found))

@@ -99,14 +99,14 @@ def summary(archive: Archive, tasks: Sequence[str], seeds: int) -> dict:
         by_task[task] = task_numbers(of_task)
         episodes += of_task
     solved = [episode.success for episode in episodes]
-    paid = [theirs(episode) for episode in episodes]
+    for_browsergym = [solved_for_browsergym(episode) for episode in episodes]
     steps = [step for episode in episodes for step in episode.steps]
     return {
         "tasks": len(tasks),
         "seeds": seeds,
         "n": len(episodes),
         **success_numbers(solved, tasks),
-        "browsergym": success_numbers(paid, tasks),
+        "browsergym": success_numbers(for_browsergym, tasks),
         "crashed": sum(episode.crashed for episode in episodes),
         **step_shares(steps),
         "steps_per_episode": len(steps) / len(episodes),
@@ -127,18 +127,18 @@ def step_shares(steps: Sequence[dict]) -> dict:
 def task_numbers(episodes: Sequence[Episode]) -> dict:
     """The numbers of one task; ci95 and browsergym_ci95 are Wilson's."""
     solved = [int(episode.success) for episode in episodes]
-    paid = [theirs(episode) for episode in episodes]
+    for_browsergym = [solved_for_browsergym(episode) for episode in episodes]
     return {
         "success": mean(solved),
         "ci95": list(wilson(sum(solved), len(solved))),
-        "browsergym": mean(paid),
-        "browsergym_ci95": list(wilson(sum(paid), len(paid))),
+        "browsergym": mean(for_browsergym),
+        "browsergym_ci95": list(wilson(sum(for_browsergym), len(for_browsergym))),
         "steps": mean(len(episode.steps) for episode in episodes),
         "solved": solved,
     }
 
 
-def theirs(episode: Episode) -> bool:
+def solved_for_browsergym(episode: Episode) -> bool:
     """Success as BrowserGym counts it; a crashed episode has none."""
     return not episode.crashed and episode.info["success_browsergym"]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.browser import Element, Page, Step, Word
+from envs import WorldError
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ class Memory:
                 "CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, text TEXT, picture BLOB)"
             )
         except sqlite3.Error as error:
-            raise ValueError(f"{self.where}, where pages are kept: {error}; remove it") from error
+            raise self.damaged(error) from error
+
+    def damaged(self, error: sqlite3.Error) -> WorldError:
+        return WorldError(f"{self.where}, where pages are kept: {error}; remove it")
 
     def find(self, place: Place) -> Page | None:
         found = self.row(place.name)
@@ -72,8 +76,11 @@ class Memory:
         self.write(f"words of {','.join(tasks)}", words, b"")
 
     def row(self, name: str) -> tuple[str, bytes] | None:
-        found = self.rows.execute("SELECT text, picture FROM kept WHERE name = ?", [name])
-        return found.fetchone()
+        try:
+            found = self.rows.execute("SELECT text, picture FROM kept WHERE name = ?", [name])
+            return found.fetchone()
+        except sqlite3.Error as error:
+            raise self.damaged(error) from error
 
     def write(self, name: str, value: object, picture: bytes) -> None:
         # What another process has written meanwhile stays: it is the same.

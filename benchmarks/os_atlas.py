@@ -4,8 +4,8 @@ Called by the rules in androidcontrol.py and gui_odyssey.py.
 It decides nothing: which comparison counts for which kind of action is the rules' business.
 
 Source: eval_scripts/ of OS-Copilot/OS-Atlas. Points on the 0-1000 grid are not rounded to whole
-numbers. Scroll directions are the content's on both sides: official labels that name the finger's
-way agree exactly when these do.
+numbers. Reference and answer both give the direction of the content. Official labels that name the
+finger's way are its opposite, so that two of them are equal exactly when these are.
 """
 
 import math

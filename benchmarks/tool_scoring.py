@@ -11,7 +11,7 @@ from agent import Planner, play
 from benchmarks import gaia, gta
 from benchmarks.catalog import load_recorded
 from benchmarks.common import BadRecord, Episode, Report, Step, observe, read_predictions
-from benchmarks.toolbox import Call, Run, Vlm, read_call, run_tool
+from benchmarks.toolbox import GTA_TOOLS, Call, Run, Vlm, read_call, run_tool
 from envs import TERMINAL, Action, Observation, one_line
 from extras.guarded import Outcome
 
@@ -32,9 +32,9 @@ def score_tools(
     """What --json writes, and the rows {"id", "correct"} of --per_item.
 
     Of a predictions file, or of a planner that is run with the toolbox; for GTA's step-by-step
-    numbers the planner is asked on the true turns as well. `correct` is None where there is no
-    answer to compare with (image generation, subjective or private answers). ValueError in one
-    line for data that are not there.
+    numbers the planner is also asked at each recorded turn, with the recorded turns before it.
+    `correct` is None where there is no answer to compare with (image generation, subjective or
+    private answers). ValueError in one line for data that are not there.
     """
     report = Report()
     episodes = list(load_recorded(name, root, split, report))
@@ -66,8 +66,10 @@ def score_tools(
         "records": len(known),
         "missing_predictions": len(known - runs.keys()),
         "unknown_predictions": len(runs.keys() - known),
-        "skipped": sum(report.bad.values()) + len(faults),
-        "why": report.texts()[:50] + faults[:50],
+        "skipped": sum(report.bad.values()),
+        "why": report.texts()[:50],
+        "bad_predictions": len(faults),
+        "why_bad": faults[:50],
     }
     return result, [asdict(row) for row in rows]
 
@@ -141,10 +143,25 @@ def say_on_true_turns(planner: Planner, episode: Episode, history: int) -> Run:
 
 def say(planner: Planner, episode: Episode, step: Step, history: int) -> str | None:
     """The text of the agent's first action; None where it is not of the recorded turn's kind."""
-    plan = planner([observe(episode, step, history)], [None])[0]
+    observation = replace(observe(episode, step, history), instruction=task_of(episode))
+    plan = planner([observation], [None])[0]
     if not plan.forecast or plan.forecast[0].kind != step.action.kind:
         return None
     return plan.forecast[0].text
+
+
+def task_of(episode: Episode) -> str:
+    """The question with the names of its files and tools, as the official loaders hand them on.
+
+    GAIA's records name no tools: all of the toolbox.
+    """
+    files = ", ".join(episode.raw["files"]) or "none"
+    tools = []
+    for name in episode.raw.get("tools", GTA_TOOLS):
+        tool = GTA_TOOLS.get(name)
+        arguments = () if tool is None else (*tool.required, *tool.optional)
+        tools.append(f"{name}({', '.join(arguments)})")
+    return f"{episode.instruction}\nfiles: {files}\ntools: {', '.join(tools)}"
 
 
 NO_ACTION = Outcome("impossible", "error: a tool call or an answer is expected")
@@ -174,7 +191,7 @@ class ToolTask:
     def observe(self) -> Observation:
         shown = self.past[-self.history :] if self.history else []
         screenshot = self.episode.steps[0].screenshot
-        return Observation(self.episode.instruction, screenshot, tuple(shown))
+        return Observation(task_of(self.episode), screenshot, tuple(shown))
 
     def ground(self, action: Action) -> Action:
         """The action itself: the tools act in step."""

@@ -30,6 +30,8 @@ MAX_NUMBER = 1e300  # of each intermediate result: no product grows, no float is
 MAX_POWER_BITS = 1000  # of an integer power, judged before it is computed
 MAX_DIGITS = 300  # that round may be asked for: it computes 10**digits inside
 
+ERROR = "error: "  # how calculate says that there is no value
+
 # No quotes, brackets, backslashes or look-alike unicode get as far as the parser.
 ARITHMETIC = r"[0-9A-Za-z_ .,+\-*/%()]+"
 
@@ -223,7 +225,10 @@ def letters_for(picture: Image.Image) -> ImageFont.FreeTypeFont:
 
 
 def use_calculator(request: Request) -> str:
-    return calculate(request.arguments["expression"])
+    value = calculate(request.arguments["expression"])
+    if value.startswith(ERROR):
+        raise ValueError(value.removeprefix(ERROR))
+    return value
 
 
 def read_text(request: Request) -> str:

@@ -1,13 +1,13 @@
 """Recorded trajectories as training examples: windows of reference actions in random order.
 
-Called by train.py when --data is given.
+Called by train.py when --data is given, and by extras/export.py.
 It knows no reward and no policy; which step belongs to which update depends on the seed alone.
 """
 
 import itertools
 import random
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.catalog import BENCHMARKS, load_recorded
-from benchmarks.common import BadRecord, Episode, Report, observe
+from benchmarks.common import BadRecord, Episode, Report, ReportLine, observe
 from envs import Action, Example, die
 
 # Windows that are held in memory to be shuffled; an AndroidControl episode is about 3 MB.
@@ -77,35 +77,41 @@ def recorded_examples(
     A resumed run reads past what it has already used. An example whose screenshot cannot be read is
     replaced by the next one, with a warning. ValueError for a set that is empty or over 5 % bad.
     """
-    report = Report()
+    reports = []
     streams = []
     for source in sources:
+        report = Report()  # each set has its own: a small bad one must not hide behind a large one
         rng = random.Random(f"shuffle {seed} {stage} {source.name} {source.root}")
         read = partial(shuffled_windows, source, horizon, history, rng, report)
+        reports.append(report)
         streams.append(Stream(source.weight, read))
     stream = mix(streams, seed)
-    told = 0
+    told = [0] * len(reports)
     for update in itertools.count():
-        examples = take(stream, prompts_per_update, report)
-        for message in report.messages[told:]:
-            beginning = "warning: skipped"
-            if message.about == "note":
-                beginning = "note:"
-            tqdm.write(f"{beginning} {message.text}", file=sys.stderr)
-        told = len(report.messages)
+        examples = take(stream, prompts_per_update)
+        for i, report in enumerate(reports):
+            tell(report.messages[told[i] :])
+            told[i] = len(report.messages)
         if update >= first:
             yield examples
 
 
-def take(stream: Iterator[Example], count: int, report: Report) -> list[Example]:
+def tell(messages: Sequence[ReportLine]) -> None:
+    for message in messages:
+        beginning = "note:" if message.about == "note" else "warning: skipped"
+        tqdm.write(f"{beginning} {message.text}", file=sys.stderr)
+
+
+def take(stream: Iterator[tuple[Example, Report]], count: int) -> list[Example]:
     """The next `count` examples whose screenshots can be read."""
     examples = []
     while len(examples) < count:
-        example = next(stream)
+        example, report = next(stream)
         try:
             examples.append(with_open_screenshot(example))
         except BadRecord as error:
             report.skip("steps", str(error))
+            report.seen["steps"] -= 1  # it was counted when its record was read
     return examples
 
 
@@ -118,19 +124,27 @@ def with_open_screenshot(example: Example) -> Example:
 
 def shuffled_windows(
     source: Source, horizon: int, history: int, rng: random.Random, report: Report
-) -> Iterator[Example]:
-    """One pass over a source's training split."""
-    return stream_shuffled(windows(source, horizon, history, report), SHUFFLE_BUFFER, rng)
+) -> Iterator[tuple[Example, Report]]:
+    """One pass over a source's training split; each example with the report of its set."""
+    examples = windows(source, horizon, history, report)
+    for example in stream_shuffled(examples, SHUFFLE_BUFFER, rng):
+        yield example, report
 
 
 def windows(source: Source, horizon: int, history: int, report: Report) -> Iterator[Example]:
     """An example for each recorded step.
 
-    Its tool agent finds the step's boxes by the text of the recorded action.
+    Its tool agent finds the step's boxes by the text of the recorded action. Where one step is
+    several actions, which share a screenshot and a history (AgentNet), the example begins with the
+    first: the others would ask the same prompt for something else.
     """
     split = BENCHMARKS[source.name].train_split
     for episode in load_recorded(source.name, source.root, split, report):
+        last_index = None
         for place, step in enumerate(episode.steps):
+            if step.raw["index"] == last_index:
+                continue
+            last_index = step.raw["index"]
             yield Example(
                 observation=observe(episode, step, history),
                 reference=reference(episode, place, horizon),

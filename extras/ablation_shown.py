@@ -1,7 +1,7 @@
 """What the arms of an ablation say: their record, a table and a picture.
 
 Called by extras/ablation.py with the exams of all arms; extras/dials.py counts with it too.
-It runs, trains and plays nothing: the same exams always give the same record.
+It runs, trains and plays nothing: the same exams and the same command always give the same record.
 
     exams["tracer1"][0]                  what the run of seed 0 gave (extras/ablation.run_arm)
         ["minutes"], ["commit"], ...     of the whole run
@@ -34,7 +34,7 @@ def mean_and_ends(values: Sequence[float]) -> dict:
 def ablation_record(
     exams: dict[str, list[dict]], seeds: int, common_flags: list[str], split: str = "test"
 ) -> dict:
-    """docs/ablation.json from the exams of each arm, a seed each.
+    """What docs/ablation.json holds. `exams`: arm -> its exams, one for each seed.
 
     Per arm one number a seed; paired differences on `split` over the seeds in common, with the 95 %
     interval by Student's t; `gain`: relative, of TraceR1 over the better reactive arm of each seed.

@@ -1,6 +1,7 @@
 """Which policy a program looks at: that of a run of train.py, or a model by name, without a run.
 
-Called by eval.py, extras/play.py and extras/forecast.py: `--run DIR` or `--model NAME`.
+Called by eval.py, benchmarks/online.py, extras/play.py and extras/forecast.py: `--run DIR` or
+`--model NAME`.
 It reads the flags and loads the policy; what is then asked of it, the callers know.
 """
 
@@ -62,7 +63,8 @@ def add_settings(parser: argparse.ArgumentParser, history: bool = True) -> None:
     group.add_argument(
         "--load_in_4bit",
         action=argparse.BooleanOptionalAction,
-        help="NF4 weights; by default on CUDA if 16 bits would fill more than half of its memory",
+        help="NF4 weights; by default on CUDA if 16 bits would fill more than half of its free "
+        "memory",
     )
     group.add_argument(
         "--forward",
@@ -112,7 +114,7 @@ def settings_of_model(args: argparse.Namespace, world: str) -> dict:
     for name, least in AT_LEAST.items():
         if values[name] < least:
             die(f"--{name} {values[name]}: must be at least {least}")
-    check_budget(values["thinking"])
+    check_budget(values["thinking"], tiny=True)  # it may be; the rest is loading.let_think's
     in_4bit = values.pop("load_in_4bit")
     return values | {
         "base": args.model,

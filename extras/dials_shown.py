@@ -1,7 +1,7 @@
 """What the studies gave, for a person: a table of each, and the picture of all dials.
 
 Called by extras/study.py with the records of extras/dials.py.
-It computes nothing but means over seeds, and writes no file but the picture.
+It computes nothing but means over seeds, their intervals and shares; it writes the picture alone.
 """
 
 import math
@@ -304,7 +304,7 @@ MAP_CURVES = {
     "filler": ("fillers in the place of the plan", "tab:red"),
 }
 BESIDE = 0.04  # of a depth, from one curve of the map to the next
-# Whose start the reactive agent has in the toy GUI.
+# What the start of the reactive agent was taught with (study_arms.LESSONS) -> its label.
 STARTS = {
     "forecasts": "forecasts",
     "next": "next\nactions",

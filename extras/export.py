@@ -3,7 +3,7 @@
 A command: `python -m extras.export --env toy-gui --layout trl --output_dir exports/toy`. The
 rewards that go with the rows are in extras/reward_functions.py; the columns of each layout and the
 engines' own commands in docs/cluster.md.
-It trains nothing and needs no model; it does not carry forecasts, thoughts or --order along.
+It trains nothing and needs no model; what it does not carry along, docs/cluster.md lists.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from benchmarks.training import parse_data, recorded_examples
 from envs import Example, demonstration, die
 from extras.reward_functions import is_served, png, to_columns
 from extras.vlm_tool_agent import OCR
+from extras.vlm_tool_agent import check_tool_agent as check_world_of_tool_agent
 from extras.worlds import WORLDS, find_world, world_or_die
 from train import Config, check_choice
 
@@ -40,7 +41,7 @@ class Drawn:
     """An example, and what is needed to ask its tools again."""
 
     example: Example
-    moment: dict | None = None  # of a world with tools: see reward_functions.ask_tools
+    moment: dict | None = None  # where its examples have tools: see reward_functions.ask_tools
 
 
 def draw_toy(args: argparse.Namespace) -> Iterator[Drawn]:
@@ -355,6 +356,8 @@ def check(args: argparse.Namespace) -> None:
 
 def check_toy(args: argparse.Namespace) -> None:
     check_choice("split", args.split, world_or_die(args.env).splits)
+    if args.env.startswith("miniwob"):
+        die(f"--env {args.env}: its stage 2 is carried out in the browser, which no row can hold")
     if args.scale is not None and args.scale < 1:
         die(f"--scale {args.scale}: must be at least 1")
 
@@ -372,8 +375,7 @@ def check_tool_agent(args: argparse.Namespace) -> None:
         return
     if args.tool_agent == "base":
         die("--tool_agent base: the policy is the engine's; name the model")
-    if args.env == "toy-tools":
-        die("--tool_agent: the tools of toy-tools are its own, a VLM cannot stand in for them")
+    check_world_of_tool_agent(args.env, args.tool_agent)
     runs_anywhere = args.tool_agent == OCR or is_served(args.tool_agent)
     if args.layout != "trl" and not runs_anywhere:
         die(

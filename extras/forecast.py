@@ -26,7 +26,7 @@ from envs import (
 from extras.chosen_policy import add_settings, add_who, load_chosen, read_settings
 from extras.pictures import draw_on_screenshot
 from extras.run_folder import memory_or_die
-from extras.vlm_tool_agent import load_tool_agent
+from extras.vlm_tool_agent import OCR, load_ocr, load_tool_agent
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -61,9 +61,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     settings = read_settings(args)
-    # All that can be wrong with the flags is said before a large model is loaded.
+    # What can be wrong with the flags is said before a large model is loaded.
     observation = read_observation(args, settings)
-    refuse_to_draw_over(args.image, args.picture)
+    check_picture(args.image, args.picture)
+    if settings["tool_agent"] == OCR:
+        load_ocr()
     policy = load_chosen(args, settings)
     tool_agent = load_tool_agent(settings["tool_agent"], policy, settings["max_pixels"])
     try:
@@ -112,9 +114,15 @@ def read_screenshot(name: str) -> Image.Image:
         die(f"--image {name} cannot be read as PNG, JPEG or WebP ({error})")
 
 
-def refuse_to_draw_over(image: str, picture: str) -> None:
-    if Path(image).resolve() == Path(picture).resolve():
+def check_picture(image: str, picture: str) -> None:
+    """Whether it can be drawn there."""
+    file = Path(picture)
+    if Path(image).resolve() == file.resolve():
         die(f"--picture {picture}: this is the screenshot itself, which is not overwritten")
+    if file.suffix.lower() not in Image.registered_extensions():
+        die(f"--picture {picture}: the name must end in that of a kind of picture, such as .png")
+    if not file.parent.is_dir():
+        die(f"--picture {picture}: there is no folder {file.parent}")
 
 
 # ---- what it forecasts --------------------------------------------------------------------------
@@ -163,7 +171,7 @@ def print_forecast(steps: list[Action], rollout: Rollout, size: tuple[int, int])
     # A thought that was cut off has no end: all of the text is the answer, which cannot be read.
     thought, end, answer = rollout.text.rpartition(THOUGHT_END)
     if end:
-        print(f"thought, {rollout.thought_tokens} tokens:")
+        print(f"thought, {len(thought.split())} words:")
         print_indented(thought)
     for number, step in enumerate(steps, 1):
         print(f"{number:3} {describe(step, size)}")

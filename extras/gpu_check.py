@@ -1,4 +1,4 @@
-"""Memory and speed of real shapes (Qwen3-VL, Qwen3.5) on this machine's GPU; writes docs/gpu.json.
+"""Memory and speed of real shapes (Qwen3-VL, Qwen3.5) on this machine's GPU; writes gpu.json.
 
 Run by hand, as below; the tests run it on a CPU, so that it does not fail on the day of a card.
 It downloads nothing and trains nothing that is kept: the weights are random.
@@ -20,8 +20,8 @@ flash-linear-attention.
 
 TRL has the same checkpoint, LoRA, prompts, screenshots, G and length, beta 0, and else its
 defaults: gradient checkpointing, fused head, adapters of a 4-bit model in bf16. An update has all
-rows (completions) in one micro-batch; where memory does not hold them, half of them, a quarter ...
-(here at least one prompt's): `rows_at_once`.
+completions in one micro-batch; where memory does not hold them, half of them, a quarter ... (on our
+side never fewer than one prompt's): `rows_at_once` says how many.
 """
 
 import argparse
@@ -251,7 +251,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.completion is None:
         args.completion = 120 if on_card else 16
     if args.json is None and on_card:
-        args.json = str(ROOT / "docs" / "gpu.json")
+        args.json = "gpu.json"
     check(args)
     return args
 
@@ -298,7 +298,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--scratch",
         help="folder for the random checkpoints, up to 17 GB (default: the system's)",
     )
-    add("--json", help="where the numbers go (default: docs/gpu.json; on a CPU nowhere)")
+    add("--json", help="where the numbers go (default: gpu.json; on a CPU nowhere)")
     add("--side", choices=("ours", "trl"), help=argparse.SUPPRESS)
     add("--folder", help=argparse.SUPPRESS)
     add("--rows", type=int, default=0, help=argparse.SUPPRESS)

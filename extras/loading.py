@@ -47,7 +47,7 @@ def load_policy(
     `dtype`, if empty: float32 on a CPU, else bfloat16, or float16 where the card lacks that.
     `device`, if empty: CUDA where there is one, but the CPU for the tiny model. `max_pixels`: the
     largest screenshot that the image processor may keep, in pixels; 0: its own limit.
-    `load_in_4bit`: NF4; None: only where 16 bits would fill more than half of the GPU's memory.
+    `load_in_4bit`: NF4; None: only where 16 bits would fill more than half of the free memory.
     Raises SystemExit with one line for a folder without model or tokenizer, a model of another
     family, an adapter of another base.
     """
@@ -67,7 +67,10 @@ def load_policy(
         core = load_core(path, config, dtype, device, load_in_4bit)
     except ImportError as error:  # bitsandbytes, where there is no build of it for this machine
         reason = str(error).strip().splitlines()[0][:200]
-        die(f"--load_in_4bit does not work here: {reason}; --no-load_in_4bit goes without")
+        die(
+            f"4 bits do not work here: {reason}; --no-load_in_4bit goes without, for the policy (a "
+            "tool agent is loaded in 16 bits where these fill less than half of the free memory)"
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0][:200]
         die(f"cannot load a vision-language model from {path}: {reason}")
@@ -170,7 +173,8 @@ def limit_pixels(image_processor, max_pixels: int) -> None:
 
 
 def quiet_the_libraries() -> None:
-    """Hide three messages that nobody here can act on, or that tell_of_the_slow_path says shorter.
+    """Hide three messages: two that nobody here can act on, and one that tell_of_the_slow_path says
+    in fewer words.
 
     bitsandbytes tells of a kernel for 4 bits that is not used here; peft and transformers argue
     about a name; transformers tells of each kernel of Qwen3.5 that is not installed, on a CPU too.

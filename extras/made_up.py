@@ -153,7 +153,8 @@ def make_config(family: str, size: Shape, special_ids: dict[str, int]):
 
 def text_config(family: str, size: Shape) -> dict:
     """The language model. Qwen2-VL and 2.5 have hidden / heads numbers in a head."""
-    # Of half of what is turned of a head: time, height, width. Qwen3.5 turns a quarter of a head.
+    # How many pairs of a head's rotated numbers stand for time, height and width: together half of
+    # what is rotated. Qwen3.5 rotates a quarter of a head, the others all of it.
     sections = {128: [24, 20, 20], 16: [4, 2, 2], 256: [11, 11, 10], 32: [2, 1, 1]}
     rotary = {"rope_type": "default", "mrope_section": sections[size.head_size]}
     config = {

@@ -183,7 +183,8 @@ def share_of(px: float, side: int) -> float:
 # Words are the same if more than this share of their letters is: a letter that is wrong, missing or
 # too many is let pass from six letters on, so that "Saved" is not taken for "Save".
 SIMILAR = 0.8
-LOOK_ALIKE = str.maketrans("i10", "llo")  # I, l, 1 and O, 0: told apart by no reader
+# After lower(), i and 1 become l, and 0 becomes o: no reader tells I, l, 1 or O, 0 apart.
+LOOK_ALIKE = str.maketrans("i10", "llo")
 # What a check box or a round button is read as, and now and then glued to its label: "IMute".
 ICON_LETTERS = "OoIl10"
 BEHIND_AN_ICON = 0.9  # the similarity of such a label: below that of the same words elsewhere
@@ -297,7 +298,8 @@ def letter_similarity(read: str, wanted: str) -> float:
     if letters == meant:
         return 1.0
     behind_an_icon = letters[1:] == meant and read[0] in ICON_LETTERS
-    if behind_an_icon and len(meant) > 1:
+    # Before a digit it would be another number: "112" is no 12.
+    if behind_an_icon and len(meant) > 1 and not wanted[0].isdecimal():
         return BEHIND_AN_ICON
     if digits_of(read) != digits_of(wanted):
         return 0.0

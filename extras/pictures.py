@@ -187,7 +187,7 @@ def draw_disc(pen: Pen, corner: Spot, number: str, colour: str) -> None:
 # ---- a forecast on one screenshot ---------------------------------------------------------------
 
 SMALLEST = 480  # px, the larger side of a screenshot: smaller ones are enlarged
-DISCS_A_SIDE = 24  # so many side by side fill the smaller side: large enough to be read
+DISCS_A_SIDE = 24  # a disc is 1/24 of the smaller side: large enough to be read
 
 
 def draw_on_screenshot(screen: Image.Image, forecast: Sequence[Action], path: str | Path) -> None:

@@ -52,8 +52,9 @@ def to_columns(
 ) -> dict:
     """All that a reward depends on, as plain values; example_of reads it back.
 
-    `index`: the row's number in its file. `moment`: where in a toy world with tools the example was
-    drawn (see ask_tools). `tool_agent`: as find_tool_agent takes it; empty: the example's own.
+    `index`: the row's number in its file. `moment`: where in a world whose examples have `tools`
+    (toy-tools, toy-map) the example was drawn (see ask_tools). `tool_agent`: as find_tool_agent
+    takes it; empty: the example's own.
     """
     elements = []
     for label, box in example.elements:

@@ -1,7 +1,7 @@
 """The fast path: a prompt is computed once for its G completions, and the numbers stay the same.
 
 extras/loading.py puts SHARED into policy.forward, which everybody calls; Qwen3.5, whose layers are
-of other kinds, has a room of its own, extras/shared_prompt_qwen35.py, which takes half of this one.
+of other kinds, has a file of its own, extras/shared_prompt_qwen35.py, which uses half of this one.
 What is computed is not defined here but in agent.py (sample, completion_logprobs): read that first.
 """
 
@@ -44,9 +44,10 @@ from agent import (
 # prompt but its keys and values.
 #
 # The layers are the model's own weights, called without their wrappers, which on a small model take
-# longer than the arithmetic. docs/speed.md says what each trick gains, and what gained nothing.
+# longer than the arithmetic. docs/speed.md says what some of this gains, and what gained nothing.
 #
-# Letters in shapes:
+# Letters in shapes. Two are not agent.py's: H is heads here, the hidden size is written `hidden`; L
+# leaves out a prompt's last token.
 #
 #     P  prompts                              H  query heads
 #     G  completions of a prompt              K  heads of keys and values

@@ -556,8 +556,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def check(args: argparse.Namespace) -> None:
+    """What cannot work ends with one line, before anything is measured."""
+    if args.steps < 8 or args.steps % 8 != 0:
+        die(f"--steps {args.steps}: must be a multiple of 8")
+    for name in ("iterations", "rounds", "threads"):
+        number = getattr(args, name)
+        if number < 1:
+            die(f"--{name} {number}: must be at least 1")
+    if args.json and not Path(args.json).parent.is_dir():
+        die(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    check(args)
     if args.side:
         torch.set_num_threads(args.threads)
         measured = measure_side(args.side, SHAPES[args.shape], args.iterations, args.folder)

@@ -1,7 +1,8 @@
 """The project's own model: a Qwen3-VL of about a million parameters with random weights, on disk.
 
-Called by extras/warm_start.py, which then teaches it to read and to act, and by the tests. It does
-not train anything: it writes a checkpoint that loading.load_policy reads like a hub model's."""
+Called by extras/warm_start.py, which then teaches it to read and to act, by extras/speed.py and by
+the tests. It does not train anything: it writes a checkpoint that loading.load_policy reads like a
+hub model's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,7 +122,8 @@ def make_model(vocabulary: dict[str, int], seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config)
     for merger in model.model.visual.deepstack_merger_list:
-        # Deepstack starts silent: the reading lesson does not train it.
+        # Deepstack (features of the tower that are added after the first layers) starts at 0: the
+        # reading lesson does not train it.
         torch.nn.init.zeros_(merger.linear_fc2.weight)
     return model
 

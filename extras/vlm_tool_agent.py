@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -21,8 +22,8 @@ from extras.ocr import lacks_point, load_reader, ocr_tool_agent, with_point
 
 # ---- questions ----------------------------------------------------------------------------------
 
-# A question for each family, by a part of the model's name; "" stands for all others. UI-TARS and
-# GUI-Owl answer in the form that they were trained on, Qwen-VL points in JSON.
+# A question for each family, by a part of the model's name. UI-TARS and GUI-Owl answer in the form
+# that they were trained on, Qwen-VL points in JSON; all others are asked as Qwen-VL.
 QUESTIONS = {
     "ui-tars": (
         "You are a GUI agent. You are given a task and a screenshot. You need to perform the next "
@@ -39,7 +40,7 @@ QUESTIONS = {
         "Return a json object with its name and arguments within <tool_call></tool_call> tags.\n"
         "Do this one step on the screenshot: {}"
     ),
-    "": (
+    "qwen": (
         "Find the element that this step acts on: {}\n"
         'Answer with its centre and nothing else, as JSON: {{"point_2d": [x, y]}}'
     ),
@@ -48,11 +49,18 @@ ANSWER_TOKENS = 96  # room for a thought of one line and a point
 
 
 def question_for(model_name: str) -> str:
-    """The question of the model's family, with {} where the step goes."""
-    name = model_name.lower().replace("_", "-")
-    for part, question in QUESTIONS.items():
-        if part in name:
-            return question
+    """The question of the model's family, with {} where the step goes.
+
+    Of a path, the part nearest to its end that names a family counts.
+
+    >>> question_for("/data/ui-tars/Qwen3-VL-2B") == QUESTIONS["qwen"]
+    True
+    """
+    for part in reversed(Path(model_name.lower().replace("_", "-")).parts):
+        for family, question in QUESTIONS.items():
+            if family in part:
+                return question
+    return QUESTIONS["qwen"]
 
 
 # ---- answers ------------------------------------------------------------------------------------
@@ -153,7 +161,7 @@ def vlm_tool_agent(vlm: Policy) -> ToolAgent:
     """A frozen Qwen-VL as the tool agent: each action with the point that it finds for it.
 
     None where its answer names no point. Of a drag, "Box to Bin", it is asked for both ends. Equal
-    questions are asked once, all in one greedy generation. Actions that need no point pass.
+    questions are asked once, in batches, and answered greedily. Actions that need no point pass.
     DEPARTURE: so do those that bring one along.
     """
     question = question_for(vlm.name)
@@ -199,6 +207,12 @@ def steps_to_find(action: Action) -> list[str]:
 # ---- what --tool_agent names --------------------------------------------------------------------
 
 OCR = "ocr"  # a folder of that name is ./ocr
+
+
+def check_tool_agent(env: str, name: str) -> None:
+    """Ends with one line for the world whose tools no other tool agent can stand in for."""
+    if name and env == "toy-tools":
+        die(f"--tool_agent {name}: toy-tools has tools of its own, nothing can stand in for them")
 
 
 def load_tool_agent(name: str, policy: Policy | None, max_pixels: int = 0) -> ToolAgent | None:

@@ -76,7 +76,7 @@ class LampWorld:
         return (("Switch", SWITCH),)  # for the tool agent by labels; () where there are none
 
     def ground(self, action):
-        return find_element(action, self.visible(), self.key())
+        return find_element(action, self.visible(), self.key(), aliases={})  # exact labels only
 
     def key(self):
         return f"{self.lamp.lit}/{len(self.past)}"

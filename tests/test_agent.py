@@ -796,6 +796,16 @@ def test_play_compares_what_was_expected_with_what_came():
     assert surprises > 0
 
 
+def test_a_world_without_names_for_its_screens_surprises_nobody():
+    """A run with --forecast_states may be examined in one."""
+    assert agent.is_surprised([Action("click", "Sound", expects="Sound")], object()) is False
+
+
+def test_half_a_character_of_a_record_stops_no_tokenizer(policy):
+    observation = replace(observe(0), instruction="cut \ud83d", history=("click \ud83d",))
+    assert encode(policy, [observation], 5)[0].ids
+
+
 def test_a_wrong_expectation_is_a_surprise_and_none_is_none():
     forecasts = {
         "wrong": [replace(A, expects="the moon")],

@@ -17,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as how_often
 from hypothesis import strategies as st
@@ -376,6 +377,14 @@ def test_what_android_does_not_have_is_impossible_and_reaches_nothing():
     assert flown.player.planner.seen[1].history == ("hover Save",)
 
 
+def test_a_drag_of_what_is_there_is_impossible_and_of_what_is_not_it_fails():
+    both = screen(element("Box"), element("Bin", box=(540, 0, 1080, 240)))
+    for text, result in [("Box to Bin", "impossible"), ("Cat to Bin", "failed")]:
+        flown = pilot([Action("drag", text)])
+        assert flown.step("go", lambda: both).result == result
+        assert flown.env.executed == []
+
+
 def test_an_answer_goes_to_the_grader_and_not_through_the_shell():
     flown = pilot([Action("answer", '"; reboot; echo "')])
     step = flown.step("what is it?", lambda: SAVE)
@@ -396,6 +405,12 @@ def test_errors_of_ours_are_failed_steps(capsys):
     assert capsys.readouterr().err == "warning: a step failed: RuntimeError: no memory\n"
     assert flown.step("go", lambda: SAVE).result == "ok"
     assert flown.player.planner.seen[1].history == ("unreadable failed",)
+
+
+def test_a_full_gpu_ends_it_with_one_line(dies):
+    """It would be full at every other step too: no task is to be counted as failed."""
+    flown = pilot(torch.OutOfMemoryError("CUDA out of memory"))
+    assert "the GPU's memory is full" in dies(flown.step, "go", lambda: SAVE)
 
 
 def test_errors_of_the_phone_are_failed_steps(monkeypatch):

@@ -90,7 +90,7 @@ def test_an_empty_name_is_the_worlds_own_tool_agent_whoever_it_was_in_training(r
         (["--model", "x", "--history", "-1"], "--history -1: must be at least 0"),
         (["--model", "x", "--max_pixels", "-1"], "--max_pixels -1: must be at least 0"),
         (["--model", "x", "--thinking", "-1"], "--thinking -1: must be at least 0"),
-        (["--model", "x", "--thinking", "3"], "--thinking 3: too small a budget"),
+        (["--model", "x", "--thinking", "1"], "--thinking 1: too small a budget"),
     ],
 )
 def test_what_does_not_go_together_ends_with_one_line(flags, message, run, dies):

@@ -539,10 +539,10 @@ def test_a_fault_in_the_predictions_is_told_and_counts_as_no_answer(gaia, tmp_pa
     flags = ["--bench", "gaia", "--data", str(gaia), "--predictions", str(predictions)]
     main([*flags, "--json", str(numbers)])
     written = json.loads(numbers.read_text())
-    assert written["skipped"] == 1
-    assert "mine.jsonl:1: id" in written["why"][0]
+    assert (written["skipped"], written["bad_predictions"]) == (0, 1)
+    assert "mine.jsonl:1: id" in written["why_bad"][0]
     assert written["right"] == 0
-    assert "warning: 1 records were skipped: " in capsys.readouterr().err
+    assert "warning: 1 predictions count as wrong: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("who", ["--run", "--model"])
@@ -560,7 +560,7 @@ def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, who, run, tiny, m
     def score_tools(name, root, split, *, planner, vlm, horizon, history):
         assert (horizon, history) == (2, 4)
         looks.append(vlm and vlm("a picture", "<|image_pad|> What is there?"))
-        return {"skipped": 0}, []
+        return {"skipped": 0, "why": [], "bad_predictions": 0, "why_bad": []}, []
 
     def ask(vlm, questions):
         [(picture, question)] = questions
@@ -594,7 +594,12 @@ def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, who, run, tiny, m
         (["--run", "nowhere"], "--run nowhere: there is no such folder"),
         (["--run", "RUN", "--limit", "0"], "--limit 0"),
         (["--run", "RUN", "--data", "x"], "--data goes with --bench androidworld or osworld or"),
-        (["--run", "RUN", "--per_step", "x"], "--per_step goes with --bench recorded data"),
+        (["--run", "RUN", "--per_step", "x"], "--per_step goes with --bench recorded screens"),
+        (["--run", "x", "--bench", "gta", "--protocol", "x"], "--protocol goes with --bench rec"),
+        (["--run", "x", "--bench", "gta", "--per_step", "x"], "--per_step goes with --bench rec"),
+        (["--run", "x", "--bench", "mind2web", "--per_item", "x"], "--per_item goes with --bench"),
+        (["--predictions", "x", "--bench", "gta", "--tool_agent", "ocr"], "--tool_agent goes with"),
+        (["--model", "x", "--bench", "toy-tools", "--tool_agent", "ocr"], "has tools of its own"),
         (["--run", "x", "--bench", "gta", "--limit", "5"], "--limit goes with --bench a world"),
         (["--run", "x", "--bench", "miniwob", "--split", "dev"], "--split goes with --bench rec"),
         (["--run", "RUN", "--split", "composition"], ", ".join(SPLITS)),

@@ -117,7 +117,7 @@ def test_a_thought_is_shown_before_the_forecast(image, tmp_path, monkeypatch, ca
     say(policy, monkeypatch, {FORECAST: "Is there\na menu?\n</think>\n\ndone"})
     main(["--model", "x", *task(image)])
     thought, *lines = capsys.readouterr().out.splitlines()
-    assert thought.startswith("thought, ") and thought.endswith(" tokens:")
+    assert thought == "thought, 4 words:"
     assert lines == ["    Is there", "    a menu?", "  1 done", "picture in forecast.png"]
 
 
@@ -206,8 +206,8 @@ def test_a_run_sees_as_many_past_steps_as_in_its_training(image, run_of, seen):
         (["--model", "nowhere"], "cannot load a vision-language model from nowhere"),
         (["--tool_agent", "nowhere"], "cannot load a vision-language model from nowhere"),
         (["--image", "thread.png"], "--image thread.png: "),
-        (["--picture", "nowhere/x.png"], "cannot write nowhere/x.png"),
-        (["--picture", "x.nothing"], "unknown file extension: .nothing"),
+        (["--picture", "nowhere/x.png"], "--picture nowhere/x.png: there is no folder nowhere"),
+        (["--picture", "x.nothing"], "--picture x.nothing: the name must end in"),
     ],
 )
 def test_bad_input_ends_with_one_line(flags, message, image, dies):

@@ -36,8 +36,9 @@ def test_scoring_a_file(android, predictions):
     assert (result["n"], result["step_acc"], result["grounding_acc"]) == (9, 2 / 9, 1.0)
     assert result["missing_predictions"] == 5
     assert result["unknown_predictions_first"] == ["99/0"]
-    assert "p.jsonl:2: line: not JSON" in result["why"][0]
-    assert result["why"][1].split(": ", 1)[1] == "unknown action kind 'fly'"
+    assert result["bad_predictions"] == 3
+    assert "p.jsonl:2: line: not JSON" in result["why_bad"][0]
+    assert result["why_bad"][1].split(": ", 1)[1] == "unknown action kind 'fly'"
     assert rows[1] == {"id": "7/1", "type_match": True, "correct": True}
     assert rows[8]["id"] == "9/0"
     # episode 7 is in both lists and counts in the first
@@ -53,7 +54,7 @@ def test_a_file_may_hold_drags(android, tmp_path):
         {"id": "7/2", "action": drag | {"kind": "click"}},
     )
     result, rows = score_bench("androidcontrol", android, "test", predictions=file)
-    assert result["why"] == [f"{file}:2: click has no end: only a drag has one"]
+    assert result["why_bad"] == [f"{file}:2: click has no end: only a drag has one"]
     assert rows[1] == {"id": "7/1", "type_match": False, "correct": False}
 
 
@@ -61,7 +62,7 @@ def test_a_list_of_steps_beside_the_data_is_found(android, predictions):
     write_lines(android / "ac_idx.txt", "episode_7_screenshot_1", "episode_7_screenshot_2")
     result, _ = score_bench("androidcontrol", android, "test", predictions=predictions)
     assert (result["n"], result["step_acc"]) == (2, 0.5)
-    assert result["steps"] == "2 of ac_idx.txt"
+    assert result["steps"] == "2 of the 2 in ac_idx.txt"
 
 
 def test_an_agent_sees_history_and_looks_ahead(tmp_path):

@@ -121,6 +121,8 @@ def test_what_a_reader_mixes_up_is_forgiven(read, said):
         ("cat", ["concatenate"]),
         ("Name City Phone", ["Name", "City", "Phone"]),
         ("Document 12", ["Document 13", "Document"]),
+        ("Document 12", ["Document 112"]),  # a number before which no icon stands
+        ("20", ["120"]),
         ("", ["Save"]),
         ("→", ["Save →"]),
         ("Save", []),

@@ -106,6 +106,19 @@ def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     assert json.loads(file.read_text()) == {"reading": {"steps": 16}}
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["reading", "--steps", "4"], "--steps 4: must be a multiple of 8"),
+        (["trl", "--rounds", "0"], "--rounds 0: must be at least 1"),
+        (["trl", "--iterations", "0"], "--iterations 0: must be at least 1"),
+        (["reading", "--json", "nowhere/x.json"], "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_measured(flags, message, dies):
+    assert message in dies(speed.main, flags)
+
+
 def test_without_trl_one_line_says_how_to_get_it(monkeypatch, dies):
     monkeypatch.setattr(speed, "find_spec", lambda _: None)
     assert "pip install 'trl==1.16.*'" in dies(speed.main, ["trl"])

@@ -115,6 +115,20 @@ def root_with_picture(tmp_path):
     return root
 
 
+def test_the_prompt_names_files_and_tools(root_with_picture):
+    asked = []
+
+    def act(seen):
+        asked.append(seen.instruction)
+        return Action("answer", "7.75")
+
+    score_tools("gta", root_with_picture, "test", planner=planner_of(act))
+    for instruction in asked:
+        question, files, tools = instruction.split("\n")
+        assert question and files.startswith("files: image/image_1.jpg")
+        assert tools.startswith("tools: ") and "OCR(image)" in tools
+
+
 def planner_of(act):
     """A planner that forecasts one step, act(observation)."""
 
@@ -222,7 +236,7 @@ def test_faults_are_counted_on_the_command_line(tmp_path, flags):
     (tmp_path / "mine.jsonl").write_text("[]")
     main([*flags, "--json", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["skipped"] == 1 and "mine.jsonl:1: id" in found["why"][0]
+    assert found["bad_predictions"] == 1 and "mine.jsonl:1: id" in found["why_bad"][0]
     assert found["right"] == 0
 
 

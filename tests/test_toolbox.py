@@ -210,6 +210,8 @@ def files(tmp_path):
 
 def test_the_calculator_is_a_tool(files):
     assert run_tool("Calculator", {"expression": "1+1"}, files) == Outcome("ok", "2")
+    wrong = run_tool("Calculator", {"expression": "1+"}, files)
+    assert wrong == Outcome("error", "error: not an expression")
 
 
 def test_tools_that_look_ask_the_model(files):

@@ -724,6 +724,14 @@ def test_what_the_model_or_the_world_cannot_do_is_told_before_the_warm_start(arg
     assert message in dies(parse_config, argv)
 
 
+def test_what_recorded_data_or_other_tools_have_not_is_refused(tmp_path, dies):
+    data = ["--data", f"agentnet:{tmp_path}"]
+    for flag in ("--carry_forecast", "--forecast_states"):
+        assert flag in dies(parse_config, [*data, flag])
+    tools = ["--env", "toy-tools", "--tool_agent", "ocr"]
+    assert "--tool_agent ocr: toy-tools has tools of its own" in dies(parse_config, tools)
+
+
 def test_a_hub_model_can_be_asked_for_more_steps():
     assert parse_config(["--model", "somewhere", "--horizon", "20"]).horizon == 20
 

@@ -134,6 +134,44 @@ def test_no_window_reaches_beyond_a_hole_where_a_step_is_several_actions(tmp_pat
     ]
 
 
+def test_a_step_that_is_several_actions_is_one_example(tmp_path):
+    """All of them were seen on one screenshot: others would ask the same prompt for the second."""
+    steps = [
+        agentnet_step("pyautogui.click(0.1, 0.2)\npyautogui.write('hi')"),
+        agentnet_step("computer.terminate(status='success')"),
+    ]
+    examples = first_batch(agentnet_root(tmp_path, steps), 64, name="agentnet")
+    kinds = {tuple(action.kind for action in example.reference) for example in examples}
+    assert kinds == {("click", "type", "done"), ("done",)}
+
+
+def test_where_no_box_is_on_record_a_step_is_carried_out_at_its_own_point(tmp_path):
+    steps = [agentnet_step("pyautogui.click(0.1, 0.2)")]
+    (example,) = first_batch(agentnet_root(tmp_path, steps), 1, name="agentnet")
+    near, far = Action("click", "it", (0.15, 0.2)), Action("click", "it", (0.9, 0.2))
+    assert [train.first_step_reward(example.execute(step), example) for step in (near, far)] == [
+        1.0,
+        0.0,
+    ]
+    assert example.execute(Action("click", "it")) is None
+
+
+def test_each_set_is_judged_by_itself_and_named(tmp_path):
+    """A small bad one does not hide behind a large good one."""
+    wait = {"action_type": "wait"}
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    good = write_android_control(tmp_path / "good", [android_record(1, [wait] * 90)], train=[1])
+    screens = [b""] * 3 + [PNG] * 10
+    record = android_record(1, [wait] * 12, screens=screens)
+    bad = write_android_control(tmp_path / "bad", [record], train=[1])
+    sources = [Source("androidcontrol", str(root), 1.0) for root in (good, bad)]
+    settings = {"seed": 0, "stage": "stage1", "horizon": 1, "history": 0, "first": 0}
+    stream = recorded_examples(sources, prompts_per_update=64, **settings)
+    with pytest.raises(ValueError, match=f"{bad}: .* steps are bad"):
+        list(itertools.islice(stream, 9))
+
+
 def test_the_tool_agent_finds_an_element_by_the_words_of_its_step(tmp_path):
     click = {"action_type": "click", "x": 540, "y": 1200}
     root = write_android_control(tmp_path, [android_record(1, [click])], train=[1])
