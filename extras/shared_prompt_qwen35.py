@@ -36,7 +36,7 @@ from extras.shared_prompt import (
 # A layer of linear attention (a gated delta net) knows of the tokens before only what stands in two
 # tensors, whose size does not depend on how many there were:
 #
-#     window   the last k - 1 inputs of a short convolution over time (k = 4)
+#     window   the last W = 3 inputs of a convolution over four tokens
 #     state    for each head a matrix M, which a token t first fades, then corrects, then reads:
 #
 #                  M  <-  exp(decay_t) M
@@ -56,7 +56,7 @@ from extras.shared_prompt import (
 #
 # Letters in shapes as in extras/shared_prompt.py, and
 #
-#     N  rows of any kind, P or B              W  k - 1, inputs in a window
+#     N  rows of any kind, P or B              W  inputs in a window
 #     D  channels: queries, keys, values of all heads side by side
 #     h  heads of values, each with a state [k_size, v_size]
 

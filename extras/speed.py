@@ -129,17 +129,18 @@ G = 8  # completions of a prompt
 @dataclass(frozen=True)
 class Shape:
     prompts: int
-    side: int  # px of the square screenshots, 16 of them an image token; 0: the toy's own 128 x 96
+    # Side of the square screenshots, 16 px of it an image token; 0: the toy's own 128 x 96.
+    picture_px: int
     completion: int  # tokens
     micro_batch: int  # prompts in one forward and backward of the update
     with_reference: bool = False  # it is slow: not at all shapes
 
 
 SHAPES = {
-    "toy": Shape(prompts=4, side=0, completion=64, micro_batch=4, with_reference=True),
-    "1024": Shape(prompts=2, side=512, completion=128, micro_batch=2, with_reference=True),
-    "4x1024": Shape(prompts=4, side=512, completion=128, micro_batch=4),
-    "4x1024-halves": Shape(prompts=4, side=512, completion=128, micro_batch=2),
+    "toy": Shape(prompts=4, picture_px=0, completion=64, micro_batch=4, with_reference=True),
+    "1024": Shape(prompts=2, picture_px=512, completion=128, micro_batch=2, with_reference=True),
+    "4x1024": Shape(prompts=4, picture_px=512, completion=128, micro_batch=4),
+    "4x1024-halves": Shape(prompts=4, picture_px=512, completion=128, micro_batch=2),
 }
 SIDES = ("shared", "reference", "trl", "trl_without_checkpointing")
 
@@ -161,8 +162,8 @@ def make_observations(shape: Shape) -> list[Observation]:
     for i in range(shape.prompts):
         seen, _ = ToyGUI("train").reset(i)
         image = seen.screenshot()
-        if shape.side:
-            image = image.resize((shape.side, shape.side))
+        if shape.picture_px:
+            image = image.resize((shape.picture_px, shape.picture_px))
         history = ("click Account failed",) * 8
         observations.append(observation_of(seen.instruction, image, history))
     return observations
@@ -433,7 +434,7 @@ def make_processor(policy: Policy):
 def measure_side(side: str, shape: Shape, iterations: int, folder: str) -> Measured:
     """One side in this process."""
     forward = "reference" if side == "reference" else "shared"
-    policy = load_with_adapters(folder, forward, max_pixels=shape.side**2)
+    policy = load_with_adapters(folder, forward, max_pixels=shape.picture_px**2)
     observations = make_observations(shape)
     rows = shape.micro_batch * G
     if side in ("shared", "reference"):

@@ -10,7 +10,7 @@ from extras import speed
 from extras.made_up_android import android_record, write_android_control
 from extras.speed import SHAPES, SIDES, Measured, Shape, measure_side
 
-SMALL = Shape(prompts=2, side=0, completion=4, micro_batch=1)
+SMALL = Shape(prompts=2, picture_px=0, completion=4, micro_batch=1)
 
 
 def test_both_ways_of_ours_do_the_same_work(tiny):
