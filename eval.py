@@ -53,7 +53,7 @@ from extras.intervals import wilson
 from extras.readable_json import readable_json
 from extras.run_folder import load_run_policy, memory_or_die, write
 from extras.toy_tools import NUMBERS
-from extras.vlm_tool_agent import OCR, ask, check_tool_agent, frozen_vlm, load_tool_agent
+from extras.vlm_tool_agent import OCR, ask, check_world_of_tool_agent, frozen_vlm, load_tool_agent
 from extras.worlds import WORLDS, find_world
 from rewards import repetitions, similarity
 
@@ -460,7 +460,7 @@ def bench(args: argparse.Namespace) -> dict:
         if path:
             write(Path(path), "".join(lines))
     warn_of(result["skipped"], "records were skipped", result["why"])
-    warn_of(result["bad_predictions"], "predictions count as wrong", result["why_bad"])
+    warn_of(result["bad_predictions"], "lines of predictions could not be used", result["why_bad"])
     return result
 
 
@@ -693,7 +693,7 @@ def main_toy(args: argparse.Namespace) -> dict:
         die(f"{args.bench} needs --run of that world: predictions are for recorded benchmarks")
     settings = read_settings(args, world=args.bench or "toy-gui")
     name = settings["env"]
-    check_tool_agent(name, settings["tool_agent"])
+    check_world_of_tool_agent(name, settings["tool_agent"])
     if args.bench not in (None, name):
         die(f"{args.bench} needs --run of that world; {args.run} is of {name}")
     limit = TASKS if args.limit is None else args.limit

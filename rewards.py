@@ -161,11 +161,8 @@ def meaning_of(action: Action) -> tuple:
     """A key that is equal for actions that do the same: grounding texts that differ only in filler
     words or in their order name the same element. From where a drag goes to where is another."""
     if not action.text:
-        return (
-            action.kind,
-            action.point,
-            action.end,
-        )  # points count where no text says what is meant
+        # Points count where no text says what is meant.
+        return action.kind, action.point, action.end
     if action.kind == "drag":
         dragged, goal = split_drag(action.text)
         return action.kind, name_of(dragged), name_of(goal)

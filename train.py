@@ -80,7 +80,7 @@ from extras.report import (
 )
 from extras.run_folder import RunFolder, memory_or_die
 from extras.tiny_vlm import MOST_STEPS
-from extras.vlm_tool_agent import check_tool_agent, load_tool_agent
+from extras.vlm_tool_agent import check_world_of_tool_agent, load_tool_agent
 from extras.warm_start import WarmStart, carried_plans, keep_pages, start_folder, warm_base
 from extras.worlds import find_world, world_or_die
 from rewards import grounded_reward, group_advantages, trajectory_reward
@@ -158,8 +158,8 @@ class Config:
     )
     load_in_4bit: bool | None = flag(
         None,
-        "NF4 weights: less memory, up to half as slow again (docs/models.md); by default on CUDA "
-        "if 16 bits would fill more than half of the memory that is free",
+        "NF4 weights: less memory, up to 1.5 times as long (docs/models.md); by default on CUDA if "
+        "16 bits would fill more than half of the memory that is free",
     )
     gradient_checkpointing: bool = flag(
         False,
@@ -309,8 +309,8 @@ class Config:
     )
     warmup_own_plans: bool = flag(
         False,
-        "warm start, at the end: half as many batches again, with the model's own plans in two of "
-        "five prompts; for --carry_forecast, where a start that knows the oracle's plans alone "
+        "warm start, at the end: half as many batches again, with the model's own plans in a third "
+        "of the prompts; for --carry_forecast, where a start that knows the oracle's plans alone "
         "trusts its own too much",
     )
     keep_filler: bool = flag(
@@ -393,7 +393,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
     check_shares(config)
     check_stages(config)
     check_recorded(config)
-    check_tool_agent(config.env, config.tool_agent)
+    check_world_of_tool_agent(config.env, config.tool_agent)
     parse_data(config.data)  # a set or folder that is not there ends here
     return config
 
@@ -604,6 +604,8 @@ def open_examples(
 def draw_examples(batches: Iterator[list[Example]]) -> list[Example]:
     try:
         return next(batches)
+    except WorldError:
+        raise  # told by whoever started the run
     except ValueError as error:  # a data set that is empty or mostly bad
         die(str(error))
 
@@ -1131,16 +1133,18 @@ def find_base(config: Config, run: RunFolder) -> Path:
     return warm_base(settings, config.warmup_dir)
 
 
+GO_ON = (
+    "the same command with --resume goes on from the last checkpoint (without it, where the warm "
+    "start was not finished: its finished lessons are kept)"
+)
+
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        die(
-            "interrupted; the same command with --resume goes on from the last checkpoint (without "
-            "it, where the warm start was not finished: its finished lessons are kept)"
-        )
+        die(f"interrupted; {GO_ON}")
     except WorldError as error:
-        die(f"{error}; the same command with --resume goes on from the last checkpoint")
+        die(f"{error}; {GO_ON}")
     except (OSError, SafetensorError) as error:  # a full disk, a folder that became read-only
         file = getattr(error, "filename", None) or "a file of the run"
         why = getattr(error, "strerror", None) or one_line(str(error))

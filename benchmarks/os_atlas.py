@@ -4,8 +4,8 @@ Called by the rules in androidcontrol.py and gui_odyssey.py.
 It decides nothing: which comparison counts for which kind of action is the rules' business.
 
 Source: eval_scripts/ of OS-Copilot/OS-Atlas. Points on the 0-1000 grid are not rounded to whole
-numbers. Reference and answer both give the direction of the content. Official labels that name the
-finger's way are its opposite, so that two of them are equal exactly when these are.
+numbers. Reference and answer both give the direction of the content. Official labels name the
+finger's way, the opposite: two labels are equal exactly when the two directions are.
 """
 
 import math

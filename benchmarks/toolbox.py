@@ -75,17 +75,17 @@ def calculate(expression: str) -> str:
     ('15.5', 'error: the power is too large')
     """
     if not isinstance(expression, str) or len(expression) > MAX_EXPRESSION:
-        return f"error: the expression must be text of at most {MAX_EXPRESSION} characters"
+        return f"{ERROR}the expression must be text of at most {MAX_EXPRESSION} characters"
     if not re.fullmatch(ARITHMETIC, expression):
-        return "error: only numbers, + - * / // % ** ( ) and functions such as sqrt are understood"
+        return f"{ERROR}only numbers, + - * / // % ** ( ) and functions such as sqrt are understood"
     try:
         tree = parse_python(expression.strip(), "eval")
         value = evaluate(tree.body)
     except (SyntaxError, MemoryError, RecursionError):
         # MemoryError is the parser's word for nested too deeply.
-        return "error: not an expression"
+        return f"{ERROR}not an expression"
     except (ArithmeticError, ValueError, TypeError) as problem:
-        return f"error: {problem}"
+        return f"{ERROR}{problem}"
     if type(value) is int:
         return str(value)
     return f"{value:.12g}"  # 12 digits hide 0.1 + 0.2 = 0.30000000000000004

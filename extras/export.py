@@ -24,8 +24,7 @@ from agent import HUB_SCALE, SYSTEM, build_prompt, format_forecast
 from benchmarks.training import parse_data, recorded_examples
 from envs import Example, demonstration, die
 from extras.reward_functions import is_served, png, to_columns
-from extras.vlm_tool_agent import OCR
-from extras.vlm_tool_agent import check_tool_agent as check_world_of_tool_agent
+from extras.vlm_tool_agent import OCR, check_world_of_tool_agent
 from extras.worlds import WORLDS, find_world, world_or_die
 from train import Config, check_choice
 
@@ -355,9 +354,9 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_toy(args: argparse.Namespace) -> None:
-    check_choice("split", args.split, world_or_die(args.env).splits)
     if args.env.startswith("miniwob"):
         die(f"--env {args.env}: its stage 2 is carried out in the browser, which no row can hold")
+    check_choice("split", args.split, world_or_die(args.env).splits)
     if args.scale is not None and args.scale < 1:
         die(f"--scale {args.scale}: must be at least 1")
 

@@ -115,11 +115,12 @@ def read_screenshot(name: str) -> Image.Image:
 
 
 def check_picture(image: str, picture: str) -> None:
-    """Whether it can be drawn there."""
+    """Ends with one line where the picture cannot be drawn."""
     file = Path(picture)
     if Path(image).resolve() == file.resolve():
         die(f"--picture {picture}: this is the screenshot itself, which is not overwritten")
-    if file.suffix.lower() not in Image.registered_extensions():
+    kind = Image.registered_extensions().get(file.suffix.lower())
+    if kind not in Image.SAVE:  # some kinds can only be read
         die(f"--picture {picture}: the name must end in that of a kind of picture, such as .png")
     if not file.parent.is_dir():
         die(f"--picture {picture}: there is no folder {file.parent}")

@@ -20,7 +20,7 @@ from extras.chosen_policy import (
 )
 from extras.pictures import draw_episode
 from extras.run_folder import memory_or_die
-from extras.vlm_tool_agent import check_tool_agent, load_tool_agent
+from extras.vlm_tool_agent import check_world_of_tool_agent, load_tool_agent
 from extras.worlds import WORLDS, find_world, world_or_die
 
 
@@ -75,7 +75,7 @@ def main_policy(args: argparse.Namespace) -> None:
     split = args.split or "test"
     picture = args.picture or "episode.png"
     settings = read_settings(args, world=args.env or "toy-gui")
-    check_tool_agent(settings["env"], settings["tool_agent"])
+    check_world_of_tool_agent(settings["env"], settings["tool_agent"])
     policy = load_chosen(args, settings)
     try:
         episode = play_policy(policy, settings, split, args.seed)

@@ -1,8 +1,9 @@
 """The project's own model: a Qwen3-VL of about a million parameters with random weights, on disk.
 
-Called by extras/warm_start.py, which then teaches it to read and to act, by extras/speed.py and by
-the tests. It does not train anything: it writes a checkpoint that loading.load_policy reads like a
-hub model's."""
+Called by extras/warm_start.py, which then teaches it to read and to act, by train.py (how many
+steps can be asked for), extras/speed.py and the tests. It does not train anything: it writes a
+checkpoint that loading.load_policy reads like a hub model's.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

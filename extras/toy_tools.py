@@ -136,7 +136,7 @@ class Call:
 
 
 def fact(tool: str, arguments: Sequence[str]) -> tuple[str, ...]:
-    """Names an answer: the order of the arguments does not count for a sum and a product."""
+    """Names an answer: the order of the arguments does not count for a sum, a product, a mean."""
     if tool in ("sub", "compare"):
         return (tool, *arguments)
     return (tool, *sorted(arguments))

@@ -209,7 +209,7 @@ def steps_to_find(action: Action) -> list[str]:
 OCR = "ocr"  # a folder of that name is ./ocr
 
 
-def check_tool_agent(env: str, name: str) -> None:
+def check_world_of_tool_agent(env: str, name: str) -> None:
     """Ends with one line for the world whose tools no other tool agent can stand in for."""
     if name and env == "toy-tools":
         die(f"--tool_agent {name}: toy-tools has tools of its own, nothing can stand in for them")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_up_exams import exam
+from test_browser import in_a_browser
 
 from envs import die
 from extras import ablation
@@ -288,6 +289,7 @@ def test_there_are_no_short_forms_of_flags():
         parse_arguments(["--seed", "3"])  # not --seeds
 
 
+@in_a_browser
 def test_a_world_without_splits_of_its_own_plays_test():
     settings = make_settings(parse_arguments(["--flags", "--env miniwob:click-test-2"]))
     assert tasks_to_play(ARMS["tracer1"], settings) == {"test": 300}

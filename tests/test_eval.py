@@ -542,7 +542,7 @@ def test_a_fault_in_the_predictions_is_told_and_counts_as_no_answer(gaia, tmp_pa
     assert (written["skipped"], written["bad_predictions"]) == (0, 1)
     assert "mine.jsonl:1: id" in written["why_bad"][0]
     assert written["right"] == 0
-    assert "warning: 1 predictions count as wrong: " in capsys.readouterr().err
+    assert "warning: 1 lines of predictions could not be used: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("who", ["--run", "--model"])

@@ -207,6 +207,7 @@ def test_a_run_sees_as_many_past_steps_as_in_its_training(image, run_of, seen):
         (["--tool_agent", "nowhere"], "cannot load a vision-language model from nowhere"),
         (["--image", "thread.png"], "--image thread.png: "),
         (["--picture", "nowhere/x.png"], "--picture nowhere/x.png: there is no folder nowhere"),
+        (["--picture", "x.psd"], "--picture x.psd: the name must end in"),
         (["--picture", "x.nothing"], "--picture x.nothing: the name must end in"),
     ],
 )

@@ -144,7 +144,7 @@ def test_a_start_of_other_code_or_another_machine_is_made_anew_and_stays(
     assert second != first and first.exists()
     notes = [line for line in capfd.readouterr().err.splitlines() if "note:" in line]
     assert len(notes) == 1
-    assert str(first) in notes[0] and "another machine or with other threads (torch" in notes[0]
+    assert str(first) in notes[0] and "another machine (torch" in notes[0]
 
     def other_code(env: str) -> dict:
         made = made_with(env)
