@@ -249,7 +249,7 @@ class Policy:
     thinking: int = 0  # tokens to think with before the forecast (--thinking)
     forecast_states: bool = False  # forecasts say what will be seen (--forecast_states)
     suppressed: torch.Tensor = field(init=False)  # ids that are never sampled: forbidden_tokens
-    texts: dict[int, str] = field(default_factory=dict)  # what text_of has decoded so far
+    breaks: dict[int, int] = field(default_factory=dict)  # what line_breaks has decoded so far
 
     def __post_init__(self):
         self.suppressed = torch.tensor(forbidden_tokens(self), device=self.device)
@@ -279,13 +279,11 @@ class Policy:
         """
         return 1 if self.tiny else getattr(world, "hub_scale", HUB_SCALE)
 
-    def text_of(self, token: int) -> str:
-        """The text of a token; the end token has none. Asked for all the time, so decoded once."""
-        if token == self.tokenizer.eos_token_id:
-            return ""
-        if token not in self.texts:
-            self.texts[token] = self.tokenizer.decode([token])
-        return self.texts[token]
+    def line_breaks(self, token: int) -> int:
+        """How many line breaks a token holds; asked for at every token, so decoded once."""
+        if token not in self.breaks:
+            self.breaks[token] = self.tokenizer.decode([token]).count("\n")
+        return self.breaks[token]
 
     def frame(self, grid: torch.Tensor) -> tuple[float, float]:
         """What the family takes for the width and height of a screen; `grid`: see Prompt.
@@ -673,7 +671,7 @@ def make_rollout(
         if policy.thought_end not in tokens:
             forecast = []
             error = f"the thought was cut off after {thought} tokens"
-    # Lines of the thought are no steps: they are counted from its end.
+    # Line breaks of the thought are no steps: they are counted from its end.
     steps = forecast_steps(policy, tokens[thought:], horizon)
     return Rollout(
         prompt_ids=prompt.ids,
@@ -689,33 +687,33 @@ def make_rollout(
 
 
 def thought_length(policy: Policy, tokens: list[int]) -> int:
-    """How many tokens are the thought: all up to the last `</think>`; without one, all of them."""
+    """How many tokens are the thought: all up to the last `</think>`, and white space behind it.
+
+    Without `</think>` it is all of them.
+    """
     if policy.thought_end not in tokens:
         return len(tokens)
-    return len(tokens) - tokens[::-1].index(policy.thought_end)
+    length = len(tokens) - tokens[::-1].index(policy.thought_end)
+    for token in tokens[length:]:
+        if policy.tokenizer.decode([token]).strip():
+            break
+        length += 1
+    return length
 
 
 def forecast_steps(policy: Policy, tokens: list[int], horizon: int) -> list[int]:
-    """The forecast step that each token belongs to: 0 .. horizon - 1, and `horizon` for all lines
-    beyond those asked for.
+    """The forecast step that each token belongs to, 0 .. horizon (horizon: lines too many).
 
-    Lines are counted as parse_forecast reads them: an empty one is none. A line break belongs to
-    the line that it ends; from far to near, the last line is step 0.
+    A line break belongs to the line that it ends; from far to near, the last line is step 0. Empty
+    lines count here, though the parser skips them.
     """
     lines = []
-    line = 0
-    empty = True  # so far, the line that is being written
+    breaks = 0  # before this token
     for token in tokens:
-        lines.append(line)
-        first, *others = policy.text_of(token).split("\n")
-        empty = empty and not first.strip()
-        for text in others:  # each of them begins behind a line break
-            if not empty:
-                line += 1
-            empty = not text.strip()
+        lines.append(breaks)
+        breaks += policy.line_breaks(token)
     if policy.far_first:
-        last = line - 1 if empty else line
-        lines = [max(last - line, 0) for line in lines]
+        lines = [breaks - line for line in lines]
     return [min(line, horizon) for line in lines]
 
 

@@ -25,7 +25,6 @@ from agent import (
     build_prompt,
     choose_rollout,
     encode,
-    forecast_steps,
     format_forecast,
     make_rollout,
     parse_forecast,
@@ -520,6 +519,7 @@ def test_sampled_completions_end_with_the_end_token_or_are_cut(either):
     with nudge(either, eos=2.5):
         rollouts = sample(either, encode(either, [observe(0)], 5), Sampling(5, 64))[0]
     end = either.tokenizer.eos_token_id
+    newline = either.tokenizer.convert_tokens_to_ids("\n")
     assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
     for rollout in rollouts:
         ids = rollout.completion_ids
@@ -528,35 +528,8 @@ def test_sampled_completions_end_with_the_end_token_or_are_cut(either):
         assert (ids[-1] == end) == stopped
         assert len(rollout.old_logprobs) == len(rollout.step_index) == len(ids) <= 15
         assert rollout.parse_error is not None or rollout.forecast
-        for i, step in enumerate(rollout.step_index):
-            before = either.tokenizer.decode(ids[:i]).split("\n")[:-1]
-            assert step == min(sum(line.strip() != "" for line in before), 5)
-
-
-@pytest.mark.parametrize(
-    ("text", "near", "far"),
-    [
-        ("A\nB", [0, 0, 1, 1], [1, 1, 0, 0]),
-        ("\n\nA\nB", [0, 0, 0, 0, 1, 1], [1, 1, 1, 1, 0, 0]),
-        ("A\n\nB", [0, 0, 1, 1, 1], [1, 1, 0, 0, 0]),
-        ("A\nB\n", [0, 0, 1, 1, 2], [1, 1, 0, 0, 0]),  # the end begins a line near to far
-        ("", [0], [0]),
-        ("\n", [0, 0], [0, 0]),
-    ],
-)
-def test_empty_lines_are_no_steps_as_the_parser_reads_them(policy, text, near, far):
-    """A and B are one token each, and so are a line break and the end."""
-    ids = policy.tokenizer(text.replace("A", "Save").replace("B", "Name") + "<|im_end|>")
-    assert forecast_steps(policy, ids["input_ids"], 5) == near
-    policy.far_first = True
-    assert forecast_steps(policy, ids["input_ids"], 5) == far
-
-
-def test_a_token_may_hold_several_lines(policy, monkeypatch):
-    """In Qwen's own tokenizers two line breaks are one token, and a break stands behind signs."""
-    monkeypatch.setattr(policy, "texts", {91: "back", 92: "\n\n", 93: ".\nwait", 94: "  "})
-    ids = [91, 92, 91, 93, 92, 94, 92, 91]
-    assert forecast_steps(policy, ids, 9) == [0, 0, 1, 1, 2, 3, 3, 3]
+        lines_before = [min(ids[:i].count(newline), 5) for i in range(len(ids))]
+        assert rollout.step_index == lines_before
 
 
 # ---- log-probabilities --------------------------------------------------------------------------

@@ -208,8 +208,8 @@ def test_fewer_completions_are_sampled_at_once_where_thoughts_are_long(thinker):
 
 # ---- what is the thought ------------------------------------------------------------------------
 
-THINKS = "I see Name.\n\nclick Exit\nis wrong\n</think>"
-ANSWER = "\n\nclick Name\ntype amber\ndone"  # such models leave a line empty behind a thought
+THINKS = "I see Name.\n\nclick Exit\nis wrong\n</think>\n\n"
+ANSWER = "click Name\ntype amber\ndone"
 
 
 def test_the_forecast_stands_behind_the_thought(thinker):
