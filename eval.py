@@ -45,6 +45,7 @@ from tqdm import tqdm
 from agent import Plan, Planner, Play, Policy, plain, play, policy_planner
 from benchmarks import online
 from benchmarks.catalog import BENCHMARKS, TOOL_BENCHES
+from benchmarks.episodes import OWN_POINTS
 from benchmarks.gui_scoring import score_bench
 from benchmarks.tool_scoring import score_tools
 from envs import DISMISS, KINDS, Action, Example, Observation, ToolAgent, die, one_line
@@ -494,7 +495,7 @@ def bench_gui(args: argparse.Namespace) -> tuple[dict, list[dict]]:
         protocol=args.protocol,
         index=args.index,
     )
-    return {"points_by": examinee.tool_agent or "the policy itself"} | result, rows
+    return {"points_by": examinee.tool_agent or OWN_POINTS} | result, rows
 
 
 def predictor(examinee: Examinee) -> Callable[[Observation, int], list[Action]]:

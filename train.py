@@ -1148,4 +1148,4 @@ if __name__ == "__main__":
     except (OSError, SafetensorError) as error:  # a full disk, a folder that became read-only
         file = getattr(error, "filename", None) or "a file of the run"
         why = getattr(error, "strerror", None) or one_line(str(error))
-        die(f"cannot write {file}: {why}; --resume goes on from the last checkpoint")
+        die(f"cannot write {file}: {why}; {GO_ON}")

@@ -73,7 +73,7 @@ PREFIX = "tracer1-browser-"
 def find_programs() -> dict[str, str]:
     """Where chromium and chromedriver are: as the environment says, else in PATH.
 
-    Raises ValueError, one line, when one is missing or only one of the two variables is set.
+    Raises WorldError, one line, when one is missing or only one of the two variables is set.
     """
     given = {program: os.environ.get(variable) for program, variable in VARIABLES.items()}
     if any(given.values()) and not all(given.values()):
@@ -92,7 +92,7 @@ def find_programs() -> dict[str, str]:
 def version_of_pages() -> str:
     """Changes with the browser, with the tasks, and with what is read of a page.
 
-    Raises ValueError, one line, when something is missing.
+    Raises WorldError, one line, when something is missing.
     """
     chromium = find_programs()["chromium"]
     answer = subprocess.run([chromium, "--version"], capture_output=True, check=False).stdout
@@ -457,7 +457,7 @@ SLICE = 25  # pages in one call: a script may run for half a minute
 def list_tasks() -> tuple[str, ...]:
     """The package's tasks that are drawn on 160 x 210 px: all but the three of FlightWoB.
 
-    Raises ValueError, one line, when it is not installed.
+    Raises WorldError, one line, when it is not installed.
     """
     try:
         import gymnasium
@@ -479,7 +479,7 @@ class Browser:
     def __init__(self, task: str):
         """Start it with the page of a task; about a second.
 
-        Raises ValueError, one line, when something is missing or it cannot be started, and
+        Raises WorldError, one line, when something is missing or it cannot be started, and
         RuntimeError outside the main thread: the kernel's signal comes when a *thread* ends.
         """
         if threading.current_thread() is not threading.main_thread():

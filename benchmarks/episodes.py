@@ -22,7 +22,9 @@ from envs import Action, Observation, Point, ToolAgent, WorldError
 from extras.readable_json import readable_json
 from extras.run_folder import changes, write
 
+# Who finds the points, where no --tool_agent is named.
 LABELS = "exact labels of elements, not pixels"
+OWN_POINTS = "none: the policy's own points"
 
 # ---- who plays ----------------------------------------------------------------------------------
 

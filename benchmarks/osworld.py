@@ -45,6 +45,7 @@ from tqdm import tqdm
 from agent import Plan, format_forecast, play
 from benchmarks.common import by, mean
 from benchmarks.episodes import (
+    OWN_POINTS,
     Player,
     commit_of,
     noting,
@@ -400,7 +401,6 @@ def open_picture(png: bytes) -> Image.Image:
 
 # ---- the evaluation ------------------------------------------------------------------------------
 
-OWN_POINTS = "none: the policy's own points"
 # What a resumed evaluation may have otherwise: its tasks' results stay as they are.
 FREE_TO_CHANGE = ("path_to_vm", "tasks")
 

@@ -30,8 +30,6 @@ MAX_NUMBER = 1e300  # of each intermediate result: no product grows, no float is
 MAX_POWER_BITS = 1000  # of an integer power, judged before it is computed
 MAX_DIGITS = 300  # that round may be asked for: it computes 10**digits inside
 
-ERROR = "error: "  # how calculate says that there is no value
-
 # No quotes, brackets, backslashes or look-alike unicode get as far as the parser.
 ARITHMETIC = r"[0-9A-Za-z_ .,+\-*/%()]+"
 
@@ -74,18 +72,28 @@ def calculate(expression: str) -> str:
     >>> calculate("(3.50 + 4.25) * 2"), calculate("9**9**9")
     ('15.5', 'error: the power is too large')
     """
+    try:
+        return compute(expression)
+    except ValueError as problem:
+        return f"error: {problem}"
+
+
+def compute(expression: str) -> str:
+    """As calculate; ValueError where there is no value."""
     if not isinstance(expression, str) or len(expression) > MAX_EXPRESSION:
-        return f"{ERROR}the expression must be text of at most {MAX_EXPRESSION} characters"
+        raise ValueError(f"the expression must be text of at most {MAX_EXPRESSION} characters")
     if not re.fullmatch(ARITHMETIC, expression):
-        return f"{ERROR}only numbers, + - * / // % ** ( ) and functions such as sqrt are understood"
+        raise ValueError(
+            "only numbers, + - * / // % ** ( ) and functions such as sqrt are understood"
+        )
     try:
         tree = parse_python(expression.strip(), "eval")
         value = evaluate(tree.body)
     except (SyntaxError, MemoryError, RecursionError):
         # MemoryError is the parser's word for nested too deeply.
-        return f"{ERROR}not an expression"
-    except (ArithmeticError, ValueError, TypeError) as problem:
-        return f"{ERROR}{problem}"
+        raise ValueError("not an expression") from None
+    except (ArithmeticError, TypeError) as problem:
+        raise ValueError(str(problem)) from None
     if type(value) is int:
         return str(value)
     return f"{value:.12g}"  # 12 digits hide 0.1 + 0.2 = 0.30000000000000004
@@ -225,10 +233,7 @@ def letters_for(picture: Image.Image) -> ImageFont.FreeTypeFont:
 
 
 def use_calculator(request: Request) -> str:
-    value = calculate(request.arguments["expression"])
-    if value.startswith(ERROR):
-        raise ValueError(value.removeprefix(ERROR))
-    return value
+    return compute(request.arguments["expression"])
 
 
 def read_text(request: Request) -> str:
