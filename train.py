@@ -389,6 +389,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
     check_steps(config)
     check_own_plans(config)
     check_map_flags(config)
+    check_strangers(config)
     check_control(config)
     check_shares(config)
     check_stages(config)
@@ -475,6 +476,15 @@ def check_map_flags(config: Config) -> None:
         die(
             f"--warmup_lessons {config.warmup_lessons} is for the toy map: in {world} a plan ends "
             "in `done`, after which nothing may follow"
+        )
+
+
+def check_strangers(config: Config) -> None:
+    """A small batch may hold one task alone, which would end the warm start somewhere in it."""
+    if config.warmup_lessons == "stranger" and config.warmup_batch < 8:
+        die(
+            f"--warmup_batch {config.warmup_batch}: --warmup_lessons stranger needs at least 8, "
+            "for each answer takes steps of another task of its batch"
         )
 
 

@@ -41,7 +41,7 @@ from eval import evaluate_policy
 from extras.ablation_shown import ablation_record, ablation_table, draw_ablation, each_once
 from extras.readable_json import readable_json
 from extras.run_folder import changes, load_run_policy, memory_or_die, read_run, write
-from extras.warm_start import WarmStart
+from extras.warm_start import WarmStart, start_folder
 from extras.worlds import find_world
 from train import Config, parse_config, warm_start_settings
 
@@ -59,11 +59,18 @@ class Arm:
     start_times: float = 1.0  # its warm start has so many times as many --warmup_steps
     adapter: str | None = "adapter"  # who plays: "adapter", the end; "stage1"; None, the warm start
     choose: str = ""  # among several forecasts, see agent.policy_planner
-    playing: str = ""  # flags of train.py that are others in the exam than in training
+    # Flags of train.py that are others in the exam than in training, of those that an exam reads:
+    # env, horizon, history, carry_forecast, tool_agent.
+    playing: str = ""
     splits: tuple[str, ...] = ()  # that it plays; empty: the ABLATION_SPLITS of its world
     most_seeds: int | None = None  # it has no more of them
     # What else is asked of the policy: (policy, config, split, tasks) -> numbers.
     probe: Callable[[Policy, dict, str, int], dict] | None = None
+
+    @property
+    def play(self) -> list:
+        """How it plays, as an exam remembers it."""
+        return [self.adapter, self.choose, self.playing, self.probe is not None]
 
     @property
     def training(self) -> tuple[str, float, float]:
@@ -144,7 +151,7 @@ class Settings:
 
     @property
     def main_split(self) -> str:
-        """What arms are compared on, and what a probe asks about."""
+        """What the ablation compares arms on, and what a probe asks about."""
         return self.split or "test"
 
 
@@ -179,6 +186,7 @@ def run_arm(job: Job, settings: Settings) -> dict:
         "seed": job.seed,
         "commit": commit(),
         "flags": training_flags(arm, settings),
+        "play": arm.play,
     }
     exam |= play_arm(job, settings)
     exam["minutes"] = training_seconds(folder, arm) / 60
@@ -228,25 +236,32 @@ def finished_exam(job: Job, settings: Settings) -> dict | None:
     Raises ValueError for what was made with other settings.
     """
     file = exam_file(job, settings)
-    if file.exists():
-        return read_exam(file, settings.arms[job.arm], settings)
     folder = folder_of(job, settings)
     if (folder / "config.json").exists():
         check_same_settings(folder, parse_config(training_arguments(job, settings)))
+    if file.exists():
+        return read_exam(file, settings.arms[job.arm], settings)
     return None
 
 
 def read_exam(file: Path, arm: Arm, settings: Settings) -> dict:
     flags = training_flags(arm, settings)
     asked = tasks_to_play(arm, settings)
-    exam = parse_json(file.read_text(), str(file))
+    exam = read_json(file)
     if isinstance(exam, dict) and exam.get("flags") == flags and tasks_played(exam) == asked:
-        return exam
+        if exam.get("play", arm.play) == arm.play:  # older exams do not say how they were played
+            return exam
+        raise ValueError(f"{file} was played in another way: delete it, and it is played again")
     played = ", ".join(f"{n} tasks of {split}" for split, n in asked.items())
     raise ValueError(
         f"{file} was made with other settings than {' '.join(flags)} and {played}: "
         "use another --output_dir"
     )
+
+
+def read_json(file: Path) -> dict:
+    """Raises ValueError, which names the file, for what is no JSON."""
+    return parse_json(file.read_text(), str(file))
 
 
 def tasks_to_play(arm: Arm, settings: Settings) -> dict[str, int]:
@@ -286,9 +301,12 @@ def train_arm(job: Job, settings: Settings) -> None:
 
 def check_same_settings(folder: Path, config: Config) -> None:
     file = folder / "config.json"
-    before = parse_json(file.read_text(), str(file))
+    before = read_json(file)
+    now = asdict(config)
+    if (folder / "adapter").exists():  # finished: it knows nothing of flags that came later
+        now = {name: value for name, value in now.items() if name in before}
     free = ("output_dir", "warmup_dir", "threads", "resume")  # no result but for rounding
-    changed = changes(before, asdict(config), free)
+    changed = changes(before, now, free)
     if changed:
         raise ValueError(
             f"{folder} was made with other settings ({changed}): use another --output_dir"
@@ -401,6 +419,8 @@ def run_all(
         if exam is not None:
             finished[job] = exam
     yield by_arm(finished, settings)
+    if any(job not in finished for job in jobs):
+        tell_of_other_starts(finished, settings)
     done_before = sum(job in finished for job in jobs)
     with tqdm(total=len(jobs), initial=done_before, unit="run") as bar:
         for job, exam in run_jobs(jobs, finished, settings):
@@ -408,6 +428,25 @@ def run_all(
             bar.update()
             report(job, exam, bar)
             yield by_arm(finished, settings)
+
+
+def tell_of_other_starts(finished: Iterable[Job], settings: Settings) -> None:
+    """A line where arms will be compared that do not stand on the same warm start, because the code
+    or the machine has changed since some of them were trained."""
+    others = set()
+    for job in finished:
+        folder = folder_of(job, settings)
+        if not (folder / "config.json").exists():
+            continue  # its exam alone was kept
+        base = Path(read_run(folder)["base"])
+        start = warm_start_settings(parse_config(training_arguments(job, settings)))
+        if base.name != start_folder(start, settings.warmup_dir).name:
+            others.add(folder.name)
+    if others:
+        tqdm.write(
+            "what is trained now stands on other warm starts than these finished runs, which other "
+            f"code or another machine made: {', '.join(sorted(others))}"
+        )
 
 
 def list_jobs(arms: Iterable[str], settings: Settings) -> dict[Job, Job | None]:
@@ -430,7 +469,8 @@ def list_jobs(arms: Iterable[str], settings: Settings) -> dict[Job, Job | None]:
             start = warm_start_settings(parse_config(training_arguments(job, settings)))
             maker = makers.setdefault(start, job)
             if owner != job:
-                jobs[job] = owner
+                if owner in jobs:  # an owner may have fewer seeds
+                    jobs[job] = owner
             elif maker != job:
                 jobs[job] = maker
             else:
@@ -610,6 +650,7 @@ TAKEN = {
     "--stages",
     "--resume",
     "--eval_split",
+    "--control",
 }
 
 

@@ -64,8 +64,9 @@ def study_arm_record(runs: Sequence[dict], split: str) -> dict:
     record["by_demand"] = by_demand(runs, split)
     record["start"] = start_numbers(runs)
     record["solved"] = {played: solved_digits(runs, played) for played in runs[0]["split"]}
-    if "surprised" in runs[0]["split"][split]:
-        record["surprised"] = [run["split"][split].get("surprised") for run in runs]
+    surprised = [run["split"][split].get("surprised") for run in runs]
+    if any(share is not None for share in surprised):
+        record["surprised"] = surprised
     if any("probe" in run for run in runs):
         record["probe"] = [run.get("probe") for run in runs]
     return record
@@ -89,8 +90,9 @@ def by_demand(runs: Sequence[dict], split: str) -> dict[str, dict]:
 def start_numbers(runs: Sequence[dict]) -> dict:
     """What the warm starts took and could do, one number a seed; empty without a warm start.
 
-    batches, target_tokens, processor_seconds: of all lessons together. first_action, by_kind: right
-    in the check of the start, without a plan in the prompt. passed: that check.
+    batches, target_tokens, processor_seconds: of all lessons together, reading among them, which
+    has no target tokens. first_action, by_kind: right in the check of the start, without a plan in
+    the prompt. passed: that check.
     """
     starts = [run.get("start") for run in runs]
     if not all(starts):
@@ -214,7 +216,10 @@ def paired(mine: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> di
 
 @cache
 def task_interval(shares: tuple[float, ...]) -> tuple[float, float]:
-    """Remembered: after each run most pairs are as they were before it."""
+    """Remembered: after each run most pairs are as they were before it. A difference lies in -1..1,
+    and one task says nothing of others."""
+    if len(shares) < 2:
+        return -1.0, 1.0
     return over_tasks(shares)
 
 
@@ -249,7 +254,7 @@ def dials(records: Mapping[str, dict]) -> dict:
     if "memory" in records:
         success["memory"] = memory_dial(records["memory"])
     if "teaching" in records:
-        success["settings"] = success_of(records["teaching"], SETTINGS_ARMS)
+        success["settings"] = successes_of(records["teaching"], SETTINGS_ARMS)
     used = [records[name] for name in ("map", "memory", "teaching") if name in records]
     made_by = each_once(record["commit"].split(", ") for record in used)
     minutes = sum(record["minutes"] for record in used)
@@ -275,13 +280,13 @@ def memory_dial(record: dict) -> dict[str, dict]:
     by_share = {}
     for share in SHARES:
         names = {name: f"{name}_{share}" for name in ("tracer1", "reactive")}
-        success = success_of(record, names)
+        success = successes_of(record, names)
         if success:
             by_share[share] = success
     return by_share
 
 
-def success_of(record: dict, names: Mapping[str, str]) -> dict[str, list[float]]:
+def successes_of(record: dict, names: Mapping[str, str]) -> dict[str, list[float]]:
     """Name -> success of each seed; `names`: name -> arm. Arms that were not run are left out."""
     success = {}
     for name, arm in names.items():

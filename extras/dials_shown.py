@@ -44,8 +44,21 @@ def study_table(name: str, record: dict) -> str:
         "forms": forms_tables,
     }
     title = f"{name}: {record['asks']} ({record['split']}, commit {record['commit']})"
-    parts = [title, LEGEND, *tables[name](record)]
+    parts = [title, LEGEND, *tables[name](record), *failed_starts(record)]
     return "\n\n".join(parts) + "\n"
+
+
+def failed_starts(record: dict) -> list[str]:
+    """A line of the arms whose warm start failed its check (warm_start.check_start), if any did."""
+    failed = []
+    for name, arm in record["arms"].items():
+        passed = arm.get("start", {}).get("passed", [])
+        seeds = [str(seed) for seed, fit in enumerate(passed) if not fit]
+        if seeds:
+            failed.append(f"{name} ({', '.join(seeds)})")
+    if not failed:
+        return []
+    return [f"Starts that failed their check, with their seeds: {'; '.join(failed)}."]
 
 
 def map_tables(record: dict) -> list[str]:
@@ -127,10 +140,10 @@ def success_by_share(record: dict) -> Table:
     differences = ("TraceR1 - reactive", "TraceR1 - taken away", "stage 2 - reactive")
     rows = [["share", *players, *differences]]
     for share in SHARES:
-        cells = [success_of(f"{player}_{share}", record) for player in players]
+        cells = [success_cell(f"{player}_{share}", record) for player in players]
         for other in ("reactive", "taken_away"):
-            cells.append(gain_of(f"tracer1_{share}", f"{other}_{share}", record))
-        cells.append(gain_of(f"stage2_{share}", f"reactive_{share}", record))
+            cells.append(gain_cell(f"tracer1_{share}", f"{other}_{share}", record))
+        cells.append(gain_cell(f"stage2_{share}", f"reactive_{share}", record))
         if any_run(cells):
             rows.append([share, *cells])
     return rows
@@ -169,12 +182,13 @@ def teaching_tables(record: dict) -> list[str]:
 
 
 def success_by_start(record: dict) -> Table:
-    """A row for each kind of lessons that a warm start was taught with, and what these took."""
+    """A row for each kind of lessons that a warm start was taught with; what it took, its reading
+    lesson among them."""
     learners = ("warmup", "reactive", "tracer1")
     rows = [["warm start", *learners, "TraceR1 - reactive", "batches", "target tokens", "s"]]
     for lessons in LESSONS:
-        cells = [success_of(f"{learner}_{lessons}", record) for learner in learners]
-        cells.append(gain_of(f"tracer1_{lessons}", f"reactive_{lessons}", record))
+        cells = [success_cell(f"{learner}_{lessons}", record) for learner in learners]
+        cells.append(gain_cell(f"tracer1_{lessons}", f"reactive_{lessons}", record))
         start = record["arms"].get(f"reactive_{lessons}", {}).get("start", {})
         for name in ("batches", "target_tokens", "processor_seconds"):
             cells.append(mean_number(start.get(name)))
@@ -212,8 +226,8 @@ def success_by_form(record: dict) -> Table:
         for world in FORM_WORLDS:
             name = f"{form}_{world}"
             arm = record["arms"].get(name, {})
-            cells.append(success_of(name, record))
-            cells.append(gain_of(name, f"near_{world}", record))
+            cells.append(success_cell(name, record))
+            cells.append(gain_cell(name, f"near_{world}", record))
             cells.append(mean_number(arm.get("tokens_per_episode")))
             cells.append(mean_number(arm.get("start", {}).get("batches")))
         if any_run(cells):
@@ -224,13 +238,13 @@ def success_by_form(record: dict) -> Table:
 # ---- cells ---------------------------------------------------------------------------------------
 
 
-def success_of(name: str, record: dict) -> str:
+def success_cell(name: str, record: dict) -> str:
     """Of an arm on the split that the study is about."""
     arm = record["arms"].get(name, {"split": {}})
     return percent(arm["split"].get(record["split"]))
 
 
-def gain_of(one: str, other: str, record: dict) -> str:
+def gain_cell(one: str, other: str, record: dict) -> str:
     return points(record["pairs"].get(f"{one}-{other}"))
 
 
@@ -379,7 +393,7 @@ def draw_settings(axis, pairs: Mapping[str, dict], older: dict) -> None:
         if pair is not None:
             draw_gains(axis, {len(labels): pair}, "", "tab:green")
             labels.append(label)
-    axis.set(title="toy GUI: nothing needed from afar", xlabel="the reactive agent's start")
+    axis.set(title="toy GUI: nothing carried", xlabel="the reactive agent's start")
     axis.set_xticks(range(len(labels)), labels, fontsize=8)
     axis.set_xlim(-0.5, len(labels) - 0.5)
 

@@ -38,7 +38,7 @@ def form_answers(
     With fillers an answer has as many lines as a forecast and says nothing of the way. So where
     such a start is worse than one with forecasts, the content was missing, not the length:
     goal        each later step is the last one of the whole reference, however short the answer
-    stranger    the later steps are those of another task of the batch
+    stranger    in the later places stand the steps of another task of the batch, from its first on
     """
     answers = []
     for lesson in lessons:
@@ -117,12 +117,16 @@ def scramble(actions: Sequence[Action], rng: random.Random) -> tuple[Action, ...
     All orders are equally likely, the true one too: an order that is never the true one would tell
     something about it.
     """
-    words = [action.text for action in actions[1:] if takes_any_words(action)]
+    words = []
+    for action in actions[1:]:
+        if takes_any_words(action):
+            words.append((action.text, action.expects))
     rng.shuffle(words)
     scrambled = list(actions[:1])
     for action in actions[1:]:
         if takes_any_words(action):
-            action = Action(action.kind, words.pop())
+            text, expects = words.pop()
+            action = Action(action.kind, text, expects=expects)
         scrambled.append(action)
     return tuple(scrambled)
 

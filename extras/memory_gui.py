@@ -55,7 +55,7 @@ def draw_copying(rng: random.Random, tasks: int, order: str) -> list[Drill]:
     """A batch of screens, each with a random plan in its prompt.
 
     The plan is nothing that the screen asks for: what to write can only be copied. Where a line
-    stands in it twice (in one plan of ten), it is gone on with from either.
+    stands in it twice, it is gone on with from either.
     """
     drills = []
     for _ in range(DRILLS):

@@ -302,7 +302,15 @@ STAGE_TITLES = {
     "stage1": "stage 1: R of whole forecasts",
     "stage2": "stage 2: first step as executed",
 }
-PHASES = ("random", "reactive", "warmup", "stage1", "stage2", "oracle")
+# What an exam was of, in the order of the bars -> what stands below its bar.
+PHASES = {
+    "random": "random",
+    "reactive": "control\n(T = 1)",
+    "warmup": "warm\nstart",
+    "stage1": "stage 1",
+    "stage2": "stage 2",
+    "oracle": "oracle",
+}
 COLOURS = {
     "reactive": "tab:purple",
     "warmup": "tab:orange",
@@ -376,7 +384,8 @@ def draw_success(axis, results: dict[str, dict], split: str) -> None:
         below.append(100 * abs(low - success))
         above.append(100 * abs(high - success))
     colours = [COLOURS.get(phase, "silver") for phase in results]
-    axis.bar(list(results), rates, yerr=[below, above], capsize=4, color=colours)
+    names = [PHASES[phase] for phase in results]
+    axis.bar(names, rates, yerr=[below, above], capsize=4, color=colours)
     axis.tick_params(axis="x", labelsize=8)  # up to six names side by side
     title = f"success on split {split}, n = {n}"
     axis.set(title=title, ylabel="% of tasks", ylim=(0, 105))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from agent import Group, Policy, Rollout
 from envs import Example, die, one_line
@@ -128,11 +129,13 @@ def load_run_policy(folder: str | Path, config: dict, adapter: str | None = "ada
 # ---- a run that is being made --------------------------------------------------------------------
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl")
+LOCK = ".lock"
 # What a resumed run may have otherwise, because the result stays the same but for rounding.
 FREE_TO_CHANGE = (
     "resume",
     "output_dir",
     "threads",
+    "warmup_dir",  # a resumed run keeps its own start, wherever that stands
     "control",  # a run of its own, beside this one
     "micro_batch",
     "save_every",
@@ -170,7 +173,8 @@ class RunFolder:
     """The files of one run of train.py.
 
     A checkpoint remembers how long the logs were when it was written: a resumed run cuts them
-    there, so that it ends with the same files as a run that was never stopped.
+    there, so that it ends with the same files as a run that was never stopped. While a process
+    writes into the folder, it holds the lock there; when it dies, the system lets go of it.
 
     path         the folder
     config       the settings of now: one key for each flag of train.py
@@ -193,11 +197,13 @@ class RunFolder:
         }
         if config["resume"]:
             self._read_config()
+            self._lock()
             self._read_checkpoint()
             self._cut_logs()
         else:
             self._refuse_a_place_in_use()
             self._make()
+            self._lock()
 
     # -- opening
 
@@ -206,7 +212,8 @@ class RunFolder:
             die(f"--output_dir {self.path}: there is a file of that name")
         if torchrun.rank() > 0:
             return  # the first process has looked, and has made the first file since
-        if self.path.exists() and any(self.path.iterdir()):
+        # A run that was stopped before it had written anything has left its lock alone.
+        if self.path.exists() and any(file.name != LOCK for file in self.path.iterdir()):
             die(
                 f"{self.path} is not empty: add --resume to go on with it, "
                 "or choose another --output_dir"
@@ -217,6 +224,18 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             die(f"cannot write to {self.path}: {error.strerror}")
+
+    @torchrun.first_only
+    def _lock(self) -> None:
+        """Two processes would cut and write each other's logs: the second one ends here."""
+        # A singleton: the process that has the lock may open its folder again.
+        self.lock = FileLock(self.path / LOCK, is_singleton=True, fallback_to_soft=False)
+        try:
+            self.lock.acquire(blocking=False)
+        except Timeout:
+            die(f"{self.path} is being written by another process: wait for it, or stop it")
+        except (OSError, NotImplementedError):
+            pass  # a file system without locks: nobody is kept out
 
     def _read_config(self) -> None:
         file = self.path / "config.json"

@@ -16,8 +16,9 @@ goes on with the same command. What the runs so far say is written after each of
     OUTPUT_DIR/STUDY.txt    the same as tables
     OUTPUT_DIR/dials.json   success of each seed by what the world demands; dials.png the gains
 
-STUDY is map, memory, teaching or forms; with --split dev it is map-dev, and so on. Once a whole
-study is finished, its STUDY.json and the dials are written into docs/ too.
+STUDY is map, memory, teaching or forms. With --split dev the numbers and tables are called
+map-dev.json and map-dev.txt; the runs are the same. Once a whole study is finished, its STUDY.json
+and the dials are written into docs/ too.
 """
 
 import argparse
@@ -25,7 +26,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common import parse_json
 from envs import die
 from extras.ablation import (
     ROOT,
@@ -33,6 +33,7 @@ from extras.ablation import (
     check_counts,
     choose_arms,
     names_of,
+    read_json,
     refuse_taken,
     run_all,
     runs_or_die,
@@ -91,10 +92,6 @@ def write_record(record: dict, name: str, folder: Path) -> None:
     draw_dials(records, read_json(ABLATION), folder / "dials.png")
 
 
-def read_json(file: Path) -> dict:
-    return parse_json(file.read_text(), str(file))
-
-
 # ---- command line --------------------------------------------------------------------------------
 
 
@@ -113,7 +110,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run these only, joined by commas, and tell of them and of those that were run "
         "before; default: all of the study",
     )
-    what.add_argument("--seeds", type=int, default=5, help="seeds 0 .. seeds-1, of everything")
+    what.add_argument(
+        "--seeds", type=int, help="seeds 0 .. seeds-1, of everything; default 5 (1 with --quick)"
+    )
     what.add_argument(
         "--flags",
         default="",
@@ -121,7 +120,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "arm's own have the last word",
     )
     what.add_argument(
-        "--split", default="", help="play this split only; choose settings on dev (default: test)"
+        "--split",
+        default="",
+        help="play this split only, dev to choose settings; default: those of each arm",
     )
     what.add_argument(
         "--limit", type=int, help="tasks of each split; default: as many as the study needs"
@@ -129,7 +130,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--quick",
         action="store_true",
-        help="one seed, the arms that say most, fewer updates and tasks, in a folder of their own",
+        help="the arms that say most, fewer seeds, updates and tasks, in a folder of their own",
     )
     how = parser.add_argument_group("how it is run")
     how.add_argument("--jobs", type=int, default=2, help="runs side by side, sharing the cores")
@@ -137,8 +138,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output_dir", default="runs/study", help="where runs, records and tables are kept"
     )
     args = parser.parse_args(argv)
-    if args.quick:
-        args.seeds = 1
+    if args.seeds is None:
+        args.seeds = 1 if args.quick else 5
     return args
 
 
@@ -195,13 +196,21 @@ def tasks_asked(args: argparse.Namespace, study: Study) -> int:
     return study.limit
 
 
+# How long arms train. One that sets them itself keeps its own, and means the same as before.
+BUDGETS = {"--stage1_updates", "--stage2_updates", "--warmup_steps"}
+
+
 def refuse_flags(flags: Sequence[str], study: Study) -> None:
-    """A flag that every arm sets itself would have no effect: an arm has the last word."""
+    """A flag that arms set themselves: it would do nothing to these, for an arm has the last word,
+    and change what the names of the others mean ("T = 5", "near")."""
     names = names_of(flags)
     refuse_taken(names)
-    for name in sorted(names):
-        if all(name in names_of(arm.flags.split()) for arm in study.arms.values()):
-            die(f"--flags: {name} is what the arms of this study set themselves")
+    set_by_arms = set()
+    for arm in study.arms.values():
+        set_by_arms |= names_of(arm.flags.split())
+    for name in sorted(names - BUDGETS):
+        if name in set_by_arms:
+            die(f"--flags: {name} is what arms of this study set themselves")
 
 
 def check_split(split: str, study: Study, flags: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ from extras.ablation import (
     run_jobs,
     run_owner,
     tasks_to_play,
+    training_arguments,
     training_flags,
 )
 from extras.warm_start import start_folder
@@ -203,6 +204,69 @@ def test_after_each_run_there_are_the_exams_so_far(tmp_path, monkeypatch):
     ]
 
 
+def leave_run(job: Job, settings: Settings, base: Path, **changed) -> Path:
+    """Leave behind what the training of a job leaves, with a setting or two of another kind."""
+    folder = settings.root / f"{job.arm}-{job.seed}"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_model.safetensors").write_text("")
+    config = asdict(parse_config(training_arguments(job, settings)))
+    config |= {"base": str(base), "in_4bit": False} | changed
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_finished_run_whose_default_has_changed_since_is_refused(tmp_path):
+    """Its exam names only the flags that were said."""
+    settings = replace(SETTINGS, root=tmp_path)
+    job = Job("tracer1", 0)
+    finish(job, settings)
+    folder = leave_run(job, settings, tmp_path, history=3)
+    with pytest.raises(ValueError, match=r"other settings \(history 3, not 4\)"):
+        finished_exam(job, settings)
+    config = json.loads((folder / "config.json").read_text()) | {"history": 4}
+    del config["keep_filler"]  # made before there was such a flag
+    (folder / "config.json").write_text(json.dumps(config))
+    assert finished_exam(job, settings) is not None
+
+
+def test_an_exam_that_was_played_in_another_way_is_refused(tmp_path):
+    settings = replace(SETTINGS, root=tmp_path)
+    job = Job("tracer1", 0)
+    file = finish(job, settings)
+    done = json.loads(file.read_text())
+    file.write_text(json.dumps(done | {"play": ARMS["tracer1"].play}))
+    assert finished_exam(job, settings) is not None
+    file.write_text(json.dumps(done | {"play": ["adapter", "likelihood", "", False]}))
+    with pytest.raises(ValueError, match="in another way"):
+        finished_exam(job, settings)
+
+
+def test_runs_on_another_warm_start_are_named_before_others_are_trained(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(ablation, "run_jobs", lambda jobs, finished, _: iter(()))
+    settings = replace(SETTINGS, root=tmp_path)
+    for name in ("stage1", "stage2"):
+        job = Job(name, 0)
+        finish(job, settings)
+        base = tmp_path / "abc"
+        if name == "stage2":
+            start = warm_start_settings(parse_config(training_arguments(job, settings)))
+            base = start_folder(start, settings.warmup_dir)
+        leave_run(job, settings, base)
+    list(run_all(["stage1", "stage2"], settings))
+    assert capsys.readouterr().out == ""  # all are finished
+    list(run_all(["stage1", "stage2", "tracer1"], settings))
+    assert "another machine made: stage1-0\n" in capsys.readouterr().out
+
+
+def test_an_arm_whose_run_has_fewer_seeds_has_no_more_than_it(tmp_path):
+    arms = {"gamma_1": ARMS["gamma_1"], "chosen": Arm("--gamma 1", choose="agreement")}
+    settings = replace(SETTINGS, seeds=5, arms=arms)
+    jobs = list_jobs(["chosen"], settings)
+    assert [job.seed for job in jobs if job.arm == "chosen"] == list(range(PART_SEEDS))
+
+
 class PoolInOneProcess:
     """A job is done as soon as it is handed in."""
 
@@ -305,6 +369,7 @@ def test_a_world_without_splits_of_its_own_plays_test():
         ["--split", "composition"],
         ["--flags", "--gamma 0.5 --seed 3"],
         ["--flags", "--group_size 0"],
+        ["--flags", "--gamma 1 --control"],
     ],
 )
 def test_bad_input_ends_with_one_line(argv, dies):

@@ -14,6 +14,7 @@ from extras.ablation_shown import in_columns
 from extras.dials import dials, paired, start_numbers, study_record
 from extras.dials_shown import (
     draw_dials,
+    failed_starts,
     interval_drawn,
     percent,
     points,
@@ -214,6 +215,21 @@ def test_the_tables_of_a_whole_study_have_a_row_for_each_arm():
     assert "last_plan" in study_table("forms", forms)
 
 
+def test_starts_that_failed_their_check_are_named():
+    exams = plain_exams("teaching", {"tracer1_forecasts": 0.5, "reactive_forecasts": 0.5})
+    arms = record_of("teaching", exams)["arms"]
+    arms["tracer1_forecasts"]["start"] = {"passed": [True, False, False]}
+    arms["reactive_forecasts"]["start"] = {"passed": [True, True, True]}
+    [line] = failed_starts({"arms": arms})
+    assert line.endswith("failed their check, with their seeds: tracer1_forecasts (1, 2).")
+    del arms["tracer1_forecasts"]
+    assert failed_starts({"arms": arms}) == []
+
+
+def test_one_task_says_nothing_of_others():
+    assert paired([[0]], [[1]])["ci95_tasks"] == [-1.0, 1.0]
+
+
 def test_how_much_of_the_gain_fillers_keep():
     """TraceR1 is 30 points above the reactive agent, fillers are 6 above it: a fifth."""
     exams = map_exams({"tracer1": 0.9, "reactive": 0.6, "filler": 0.66, "near": 0.5}, n=100)
@@ -250,10 +266,11 @@ def test_a_table_after_the_first_run(study):
 
 def test_what_was_foreseen_and_did_not_come():
     exams = plain_exams("forms", {"states_gui": 0.5, "near_gui": 0.5}, "dev")
-    for run in exams["states_gui"]:
+    for run in exams["states_gui"][1:]:
         run["split"]["dev"]["surprised"] = 0.25
     record = record_of("forms", exams, "dev")
-    assert record["arms"]["states_gui"]["surprised"] == [0.25] * 3
+    # The policy of seed 0 said nothing of what would be seen.
+    assert record["arms"]["states_gui"]["surprised"] == [None, 0.25, 0.25]
     assert "surprised" not in record["arms"]["near_gui"]
     rows = [line.split() for line in study_table("forms", record).splitlines()]
     assert ["states_gui", "(3)", "25%"] in rows

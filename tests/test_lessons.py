@@ -83,6 +83,13 @@ def test_scrambled_has_the_same_kinds_in_their_places_and_the_same_words(referen
             assert action == true
 
 
+def test_what_a_word_brings_to_the_screen_goes_with_it():
+    """Left where it was, it would say what comes when; left out, there would be less to learn."""
+    seen = [Action("click", word, expects=f"page {word}") for word in "abcd"]
+    for action in scramble(seen, random.Random(1)):
+        assert action.expects == f"page {action.text}"
+
+
 def test_scrambled_words_are_in_any_order_as_often():
     """The true order as well: an order that is never true would tell what the true one is."""
     counts = Counter()

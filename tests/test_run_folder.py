@@ -4,6 +4,8 @@ import dataclasses
 import json
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from helpers import observe, small, train_stage1
 import agent
 from agent import add_lora, encode, make_rollout, trainable
 from envs import ToyGUI
+from extras.ablation import ROOT
 from extras.run_folder import (
     RunFolder,
     changes,
@@ -22,7 +25,7 @@ from extras.run_folder import (
     rollout_record,
     write,
 )
-from train import open_run
+from train import open_run, parse_config
 
 # ---- small things --------------------------------------------------------------------------------
 
@@ -107,6 +110,33 @@ def test_a_place_that_cannot_be_a_folder_is_named(tiny, tmp_path, dies, where):
         place = tmp_path / "file" / "run"
     assert str(place) in dies(folder_of, small(place, tiny))
     assert (tmp_path / "file").read_text() == "mine"
+
+
+TRY = """
+from dataclasses import asdict
+from sys import argv
+from extras.run_folder import RunFolder
+from train import parse_config
+config = parse_config(["--output_dir", argv[1], "--threads", "1"])
+run = RunFolder(asdict(config))
+print("opened", flush=True)
+input()
+"""
+
+
+def test_two_processes_cannot_write_into_one_folder(tmp_path, dies):
+    """The second would cut the logs of the first. Killed, the first one leaves no lock behind."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", TRY, str(folder)]
+    ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT, "text": True}
+    with subprocess.Popen(command, **ends) as first:
+        assert first.stdout.readline() == "opened\n"
+        config = parse_config(["--output_dir", str(folder)])
+        assert f"{folder} is being written by another process" in dies(folder_of, config)
+        first.kill()
+    run = folder_of(config)  # nothing had been written yet: no --resume is needed
+    again = folder_of(config)  # the process that holds the lock may open it again
+    assert run.lock is again.lock
 
 
 # ---- resuming ------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ def test_two_forms_are_ways_to_play_with_the_same_run(world):
     arms = STUDIES["forms"].arms
     owners = {form: run_owner(f"{form}_{world}", arms) for form in ("agreement", "last_plan")}
     assert set(owners.values()) == {f"near_{world}"}
-    assert arms[f"last_plan_{world}"].playing == "--carry_forecast"
+    assert arms[f"last_plan_{world}"].choose == "last_plan"
     trained = {run_owner(arm, arms) for arm in arms if arm.endswith(world)}
     forms = {"near", "far", "thought", "carried"}
     if world == "gui":
@@ -371,6 +371,8 @@ def test_what_the_command_line_makes_of_a_study(tmp_path, monkeypatch):
     assert quick.seeds == 1
     assert quick.stage1_updates < parse_config([]).stage1_updates
     assert max(quick.limits.values()) <= quick.limit < settings.limit
+    main(["map", *where, "--quick", "--seeds", "2"])
+    assert asked[2][1].seeds == 2
 
 
 # ---- bad input -----------------------------------------------------------------------------------
@@ -389,6 +391,8 @@ def test_what_the_command_line_makes_of_a_study(tmp_path, monkeypatch):
         (["forms", "--split", "popup"], "popup"),  # one of its three worlds has such a split
         (["map", "--flags", "--horizon 0"], "--horizon"),
         (["map", "--flags", "--env toy-gui"], "--env"),
+        (["map", "--flags", "--horizon 3"], "--horizon"),  # "T = 5" would be 3
+        (["forms", "--flags", "--order far"], "--order"),
         (["map", "--flags", "--seed 3"], "--seed"),
         (["memory", "--flags=--no-warmup_own_plans"], "--warmup_own_plans"),
         (["teaching", "--flags", "--env toy-gui:memory=2"], "memory=2"),

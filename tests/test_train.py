@@ -715,6 +715,7 @@ def test_a_value_that_cannot_work_is_named_in_one_line(name, value, dies):
         (["--horizon", "13"], "--horizon 13: the tiny model can be asked for 12 steps at most"),
         (["--warmup_horizon", "13"], "--warmup_horizon 13: the tiny model"),
         (["--train_tasks", "1000001"], "--train_tasks 1000001: must be at most 1000000"),
+        (["--warmup_lessons", "stranger", "--warmup_batch", "4"], "--warmup_batch 4"),
         (["--env", "toy-gui", "--silent_hops", "1"], "--silent_hops is for the toy map"),
         (["--env", "toy-gui", "--warmup_lessons", "goal"], "goal is for the toy map"),
         (["--env", "toy-tools", "--warmup_lessons", "stranger"], "stranger is for the toy map"),
