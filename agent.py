@@ -45,7 +45,7 @@ import torch
 from PIL import Image
 
 from envs import KINDS, POINTING, TERMINAL, Action, Example, Observation, Point, ToolAgent
-from rewards import same_text, similarity
+from rewards import meaning_of, same_text, similarity
 
 # ---- prompt and parser --------------------------------------------------------------------------
 
@@ -389,7 +389,9 @@ class Rollout:
     finish_reason: str  # "stop" or "length"
     forecast: list[Action]
     parse_error: str | None
-    step_index: list[int]  # for each completion token, the forecast step (line), or THOUGHT
+    # For each completion token the forecast step, or THOUGHT; 0 is the executed one, in either
+    # order. Line breaks are counted: see forecast_steps.
+    step_index: list[int]
     thought_tokens: int = 0  # how many of the completion's tokens, its first ones, are the thought
     # Filled in by train.score; the lists have a number for each forecast step, and one for what is
     # written beyond the horizon: [T + 1].
@@ -705,13 +707,18 @@ def forecast_steps(policy: Policy, tokens: list[int], horizon: int) -> list[int]
     """The forecast step that each token belongs to, 0 .. horizon (horizon: lines too many).
 
     A line break belongs to the line that it ends; from far to near, the last line is step 0. Empty
-    lines count here, though the parser skips them.
+    lines count here, though the parser skips them, but for those before the first word: they would
+    take the credit of the executed action.
     """
     lines = []
     breaks = 0  # before this token
+    begun = False
     for token in tokens:
         lines.append(breaks)
-        breaks += policy.line_breaks(token)
+        if not begun:
+            begun = policy.tokenizer.decode([token]).strip() != ""
+        if begun:
+            breaks += policy.line_breaks(token)
     if policy.far_first:
         lines = [breaks - line for line in lines]
     return [min(line, horizon) for line in lines]
@@ -883,9 +890,9 @@ def choose_rollout(
         most = max(kept)
         group = [rollout for rollout, steps in zip(group, kept, strict=True) if steps == most]
     if choose == "agreement":
-        counts = Counter(first_line(rollout) for rollout in group)
+        counts = Counter(first_meaning(rollout) for rollout in group)
         most = max(counts.values())
-        group = [rollout for rollout in group if counts[first_line(rollout)] == most]
+        group = [rollout for rollout in group if counts[first_meaning(rollout)] == most]
     return max(group, key=likelihood)
 
 
@@ -905,8 +912,9 @@ def likelihood(rollout: Rollout) -> float:
     return sum(rollout.old_logprobs[thought:])
 
 
-def first_line(rollout: Rollout) -> str:
-    return str(rollout.forecast[0]) if rollout.forecast else ""
+def first_meaning(rollout: Rollout) -> tuple | None:
+    """Of its first action; None where nothing could be read."""
+    return meaning_of(rollout.forecast[0]) if rollout.forecast else None
 
 
 @dataclass

@@ -6,11 +6,12 @@ of each forecast is executed, through the frozen tool agent, and it forecasts ag
     success         share of tasks solved within the oracle's steps plus a slack; ci95: its interval
     accuracy_at_k   share of forecasts whose k-th action agrees (similarity 1) with the oracle's
                     k-th action from that state, where the oracle has one
-    stability       of the steps that two forecasts in a row have in common, the share that agrees
+    stability       of the steps that two forecasts in a row have in common, the share that agrees;
+                    after a step that changed nothing these are all of them
     repeat          share of forecast actions that stood in their forecast before
     failed          share of steps whose action the tool agent refused or a tool failed to answer,
                     or whose forecast could not be read
-    unreadable      share of forecasts of which not one line could be read
+    unreadable      share of forecasts whose first action could not be read
     surprised       of the steps that said what would be seen after them, how often something else
                     was (only with --forecast_states)
     by_kind         for each kind of the oracle's next action, how often the first action of the
@@ -159,7 +160,8 @@ def evaluate_policy(
 def evaluate_planner(
     planner: Planner, config: dict, split: str, n: int, progress: Progress | None = None
 ) -> tuple[dict, list[Play]]:
-    """`evaluate` for a planner that needs no model, in the world of a run."""
+    """`evaluate` for a planner that needs no model, in the world of a run and with the world's own
+    tool agent, whatever --tool_agent says."""
     return evaluate(
         planner,
         find_world(config["env"]),
@@ -230,12 +232,17 @@ def accuracy_at(k: int, plays: Sequence[Play]) -> float:
     return sum(right) / max(1, len(right))
 
 
+# The tool agent refused the first step, or nothing happens where it pointed: it is still ahead.
+NOTHING_DONE = ("failed", "impossible")
+
+
 def stability(plays: Sequence[Play]) -> float | None:
     """How often a forecast keeps what the one before said of the same step; None: no such step."""
     kept = []
     for episode in plays:
-        for before, now in itertools.pairwise(episode.forecasts):
-            still_ahead = before[1:]  # the first action of `before` has been executed since
+        pairs = itertools.pairwise(episode.forecasts)
+        for (before, now), result in zip(pairs, episode.results, strict=False):
+            still_ahead = before if result in NOTHING_DONE else before[1:]
             kept += [agree(old, new) for old, new in zip(still_ahead, now, strict=False)]
     if not kept:
         return None
@@ -354,7 +361,8 @@ def examine_by_name(name: str, run: str, config: dict, split: str, n: int) -> di
     # After loading: what is wrong with a model is said in a line of its own, not behind the bar.
     with tqdm(total=n, desc=name, unit="task", mininterval=1) as bar:
         if name == "random":
-            metrics, _ = evaluate_planner(random_planner(), config, split, n, bar.update)
+            planner = random_planner(config.get("seed", 0))  # --model has no seed
+            metrics, _ = evaluate_planner(planner, config, split, n, bar.update)
         elif name == "oracle":
             oracle = oracle_planner(config["horizon"])
             metrics, _ = evaluate_planner(oracle, config, split, n, bar.update)
@@ -633,6 +641,7 @@ def main(argv: list[str] | None = None) -> None:
         refuse_settings(args)
     try:
         refuse_flags(args)
+        check_places(args)
         if args.bench in online.FLAGS:
             result = online.main_online(args, oracle_planner)
         elif args.bench in BENCHMARKS:
@@ -643,6 +652,14 @@ def main(argv: list[str] | None = None) -> None:
             write(Path(args.json), readable_json(result))
     except (ValueError, OSError) as error:
         die(one_line(str(error)))
+
+
+def check_places(args: argparse.Namespace) -> None:
+    """Before an exam of hours: can its numbers be written?"""
+    for name in ("json", "per_step", "per_item"):
+        path = getattr(args, name)
+        if path and not Path(path).parent.is_dir():
+            die(f"--{name} {path}: there is no folder {Path(path).parent}")
 
 
 def refuse_flags(args: argparse.Namespace) -> None:

@@ -12,6 +12,10 @@
 
 `reward` is the sum of the terms of its stage. `python rewards.py` prints honest and cheating
 answers with their terms.
+
+From envs.py: an Action has a kind, a text that says what is meant, maybe a point, for a drag an
+end, and what it `expects` to be seen; POINTING are the kinds that need a place on the screen;
+split_drag cuts "Box to Bin" in two.
 """
 
 from collections import Counter
@@ -50,8 +54,9 @@ def naming_words(text: str) -> list[str]:
 
 
 def text_similarity(said: str, meant: str) -> float:
-    """Agreement of two grounding texts in 0..1: F1 over their words (as multisets, without filler
-    words), and 0 below one half: a text that names every element must not be paid for one of them.
+    """Agreement of two grounding texts in 0..1: 1 for the same text, else F1 over their words (as
+    multisets, without filler words), and 0 below one half: a text that names every element must not
+    be paid for one of them.
 
     An empty text agrees with nothing, and a part of a word is not the word.
 
@@ -62,6 +67,8 @@ def text_similarity(said: str, meant: str) -> float:
     >>> round(text_similarity("the red coat", "coat"), 3)
     0.667
     """
+    if said.strip() and same_text(said, meant):
+        return 1.0  # "+" has no words
     said_words = naming_words(said)
     meant_words = naming_words(meant)
     common = sum((Counter(said_words) & Counter(meant_words)).values())
@@ -184,7 +191,7 @@ class Reward:
     terms: dict[str, float]  # named parts, and "reward", their sum
     # The sum of these parts at each position of the forecast, discounted; [T + 1], the last one for
     # what stands beyond T.
-    steps: list[float]
+    step_rewards: list[float]
 
 
 def trajectory_reward(
@@ -204,9 +211,10 @@ def trajectory_reward(
     * too short: what is missing pays nothing;
     * longer than what is left of the reference: each step too many costs lambda_rep, so padding
       cannot pay;
-    * unreadable (`readable` is False; `forecast` holds the lines before the first bad one): that
-      line and every position after it, one beyond the horizon included, cost lambda_rep. An empty
-      or wholly unreadable forecast has the least possible reward.
+    * unreadable (`readable` is False; `forecast` holds the lines before the first bad one, of an
+      answer that was cut off all lines, the last one perhaps half): every position from there on,
+      one beyond the horizon included, costs lambda_rep. An empty or wholly unreadable forecast has
+      the least possible reward.
     DEPARTURE: the paper does not say what the last two are worth.
     With `states` there is one more term, "state": what each action expects to be seen, aligned as
     the texts of actions are, whether or not its action is right.
@@ -218,7 +226,7 @@ def trajectory_reward(
     terms = {"align": 0.0, "repeat": 0.0, "overrun": 0.0}
     if states:
         terms["state"] = 0.0
-    steps = []
+    step_rewards = []
     forecast = forecast[:horizon]
     repeated = repetitions(forecast)
     for t in range(horizon + 1):  # from 0, where the paper counts from 1
@@ -241,8 +249,8 @@ def trajectory_reward(
             agreement = text_similarity(forecast[t].expects, reference[t].expects)
             state = discount * lambda_align * agreement
             terms["state"] += state
-        steps.append(align + repeat + overrun + state)
-    return Reward(terms | {"reward": sum(steps)}, steps)
+        step_rewards.append(align + repeat + overrun + state)
+    return Reward(terms | {"reward": sum(step_rewards)}, step_rewards)
 
 
 # ---- stage 2: the first step, as a frozen tool agent carried it out ------------------------------
@@ -255,8 +263,10 @@ def grounded_reward(executed: Action | None, reference: Action, boxes: Sequence[
     Pointing kinds: 1[point inside a target box]; where no box is recorded, within POINT_RADIUS of
     the recorded point. A drag must also end within POINT_RADIUS of where the recorded one ends.
     DEPARTURE: the paper leaves the other kinds open: their argument must match (typed text,
-    direction, app, tool call, answer), and so must the end of a drag."""
+    direction, app, tool call, answer), and so must the end of a drag and the option of a select."""
     if executed is None or executed.kind != reference.kind:
+        return 0.0
+    if reference.kind == "select" and not same_text(executed.text, reference.text):
         return 0.0
     if reference.kind not in POINTING:
         return float(same_text(executed.text, reference.text))
@@ -271,16 +281,17 @@ def grounded_reward(executed: Action | None, reference: Action, boxes: Sequence[
 
 
 def group_advantages(
-    steps: np.ndarray, credit: str = "trajectory", std_normalise: bool = True
+    step_rewards: np.ndarray, credit: str = "trajectory", std_normalise: bool = True
 ) -> np.ndarray:
-    """Advantages of one group: [G, T + 1] discounted step rewards (Reward.steps), in the order of
-    writing -> advantages [G, T + 1] for the tokens of each step. `credit` says what they are paid
-    for, always compared with their group:
+    """Advantages of one group: discounted step rewards [G, T + 1] (Reward.step_rewards), in the
+    order of writing -> advantages [G, T + 1] for the tokens of each step. `credit` says what they
+    are paid for, always compared with their group:
     * "trajectory" (paper eq.): A = (R - mean R) / std R, the same for every token;
     * "step": the tokens of step t get the return from step t on. Written from near to far, the
       rewards before it cannot depend on them: without these the expected gradient is the same and
       its variance smaller. From far to near that holds for the grounded reward, not quite in stage
-      1: a step too many moves all that were written before it, and a repeat is found there;
+      1: a line that cannot be read voids all that were written before it, a step too many moves
+      them, and a repeat is found there;
     * "own": they get the reward of step t alone. That leaves out two things: what the words of a
       step do to later ones (little: the world does not answer in between), and the noise of all
       later steps.
@@ -292,7 +303,7 @@ def group_advantages(
     >>> group_advantages(np.array([[1.0, 0.0], [0.0, 0.0]]))[:, 0].round(3)
     array([ 1., -1.])
     """
-    returns = returns_by_step(steps, credit)
+    returns = returns_by_step(step_rewards, credit)
     centred = returns - returns.mean(axis=0)
     spread = np.ptp(returns, axis=0).max()
     if spread < 1e-6:
@@ -303,14 +314,14 @@ def group_advantages(
     return centred
 
 
-def returns_by_step(steps: np.ndarray, credit: str) -> np.ndarray:
+def returns_by_step(step_rewards: np.ndarray, credit: str) -> np.ndarray:
     """What the tokens of each step are paid for: rewards [G, T + 1] -> returns, as many."""
     if credit == "own":
-        return steps
-    from_step_on = np.cumsum(steps[:, ::-1], axis=1)[:, ::-1]
+        return step_rewards
+    from_step_on = np.cumsum(step_rewards[:, ::-1], axis=1)[:, ::-1]
     if credit == "trajectory":
         whole = from_step_on[:, :1]  # the return from the first step on is R
-        return np.repeat(whole, steps.shape[1], axis=1)
+        return np.repeat(whole, step_rewards.shape[1], axis=1)
     return from_step_on
 
 

@@ -1,7 +1,7 @@
 """train.py: the school. Warm start, stage 1, stage 2; one GRPO loop serves both stages.
 
     examples     Example x P        observation + reference actions, the same for the same
-                                    (seed, stage, update)
+                                    (seed, stage, update), but for plans of --carry_forecast
       -> sample  Group x P          G rollouts for each
       -> score   reward terms       stage 1: the whole forecast against the reference
                                     stage 2: what the tool agent made of its first step
@@ -245,8 +245,8 @@ class Config:
     )
     updates_per_batch: int = flag(
         1,
-        "optimiser steps on the same rollouts; with 1 the ratio is exactly 1 and the clip never "
-        "acts",
+        "optimiser steps on the same rollouts; with 1 the ratio is 1 but for rounding, and the "
+        "clip hardly ever acts",
     )
     clip_low: float = flag(0.2, "the ratio may fall to 1 - clip_low before its gradient stops")
     clip_high: float = flag(0.2, "and rise to 1 + clip_high")
@@ -389,6 +389,7 @@ def parse_config(argv: list[str] | None = None) -> Config:
     check_steps(config)
     check_own_plans(config)
     check_map_flags(config)
+    check_of_warm_start(config)
     check_strangers(config)
     check_control(config)
     check_shares(config)
@@ -477,6 +478,30 @@ def check_map_flags(config: Config) -> None:
             f"--warmup_lessons {config.warmup_lessons} is for the toy map: in {world} a plan ends "
             "in `done`, after which nothing may follow"
         )
+
+
+OF_WARM_START = (
+    "reading_steps",
+    "warmup_steps",
+    "warmup_batch",
+    "warmup_lr",
+    "warmup_horizon",
+    "warmup_lessons",
+    "warmup_own_plans",
+    "silent_hops",
+    "silent_batches",
+)
+
+
+def check_of_warm_start(config: Config) -> None:
+    """A model that is brought along has none."""
+    for name in OF_WARM_START:
+        if config.model and getattr(config, name) != getattr(Config, name):
+            die(f"--{name} is for the warm start of the tiny model; --model has none")
+    if config.keep_filler and config.warmup_lessons != "goal":
+        die("--keep_filler is for --warmup_lessons goal: else no forecast would be paid")
+    if config.tool_agent == "base" and not config.model:
+        die("--tool_agent base asks the policy's own base, and the tiny model cannot answer")
 
 
 def check_strangers(config: Config) -> None:
@@ -687,7 +712,7 @@ def score_forecasts(groups: Sequence[Group], config: Config) -> None:
                 states=config.forecast_states,
             )
             rollout.reward_terms = reward.terms
-            rollout.step_rewards = reward.steps
+            rollout.step_rewards = reward.step_rewards
 
 
 def score_first_steps(groups: Sequence[Group], config: Config, tool_agent: ToolAgent) -> int:
@@ -786,7 +811,9 @@ def grpo_loss(
     k3 = exp(d) - d - 1 with d = log ref - log pi, which is never negative.
     Returns (loss, number of tokens outside the clip, sum of k3).
     """
-    ratio = (logprobs - old_logprobs).exp()  # pi / pi_old: 1 in the first update on a batch
+    # pi / pi_old: 1 in the first update on a batch, but for rounding. In bf16 the sampler, token by
+    # token, and this forward were seen to differ by up to 0.3 in a log-probability.
+    ratio = (logprobs - old_logprobs).exp()
     clipped_ratio = ratio.clamp(1 - clip_low, 1 + clip_high)
     objective = torch.minimum(ratio * advantages, clipped_ratio * advantages)
     kl = torch.zeros_like(logprobs)
@@ -871,9 +898,9 @@ def update_policy(
 ) -> dict[str, float]:
     """One optimiser step (or --updates_per_batch of them) on scored groups.
 
-    A group whose rewards are all equal has no gradient (without a KL term): it skips forward and
-    backward but its tokens stay in the normaliser. Returns loss, clip_ratio and kl, means over the
-    optimiser steps, and grad_norm, of the last one.
+    A group whose returns are equal at every step has no gradient (without a KL term): it skips
+    forward and backward but its tokens stay in the normaliser. Returns loss, clip_ratio and kl,
+    means over the optimiser steps, and grad_norm, of the last one.
     """
     weights = trainable(policy)
     live = [group for group in groups if has_signal(group) or config.kl_weight > 0]
@@ -1158,4 +1185,4 @@ if __name__ == "__main__":
     except (OSError, SafetensorError) as error:  # a full disk, a folder that became read-only
         file = getattr(error, "filename", None) or "a file of the run"
         why = getattr(error, "strerror", None) or one_line(str(error))
-        die(f"cannot write {file}: {why}; {GO_ON}")
+        die(f"cannot read or write {file}: {why}; {GO_ON}")

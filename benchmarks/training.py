@@ -14,9 +14,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.catalog import BENCHMARKS, load_recorded
-from benchmarks.common import BadRecord, Episode, Report, ReportLine, observe
-from envs import Action, Example, die
+from benchmarks.catalog import BENCHMARKS, TOOL_BENCHES, load_recorded
+from benchmarks.common import BadRecord, Episode, Report, ReportLine, Step, observe
+from envs import Action, Box, Example, die
 
 # Windows that are held in memory to be shuffled; an AndroidControl episode is about 3 MB.
 SHUFFLE_BUFFER = 256
@@ -39,11 +39,14 @@ class Stream:
     open: Callable[[], Iterable]
 
 
+FOR_TRAINING = tuple(name for name in BENCHMARKS if name not in TOOL_BENCHES)
+
+
 def parse_data(text: str) -> list[Source]:
     """--data -> its sources.
 
-    One line and exit code 2 for an unknown set, a folder that is not there, a weight that is no
-    number.
+    One line and exit code 2 for a set that is unknown or for exams only, a folder that is not
+    there, a weight that is no number above 0.
     """
     sources = []
     for part in text.split(","):
@@ -53,10 +56,10 @@ def parse_data(text: str) -> list[Source]:
         root, _, weight = rest.partition("*")
         if not weight:
             weight = "1"
-        is_weight = weight.replace(".", "", 1).isdecimal()
-        if name not in BENCHMARKS or not Path(root).is_dir() or not is_weight:
+        is_weight = weight.replace(".", "", 1).isdecimal() and float(weight) > 0
+        if name not in FOR_TRAINING or not Path(root).is_dir() or not is_weight:
             form = "expected name:ROOT or name:ROOT*weight"
-            known = ", ".join(BENCHMARKS)
+            known = ", ".join(FOR_TRAINING)
             die(f"--data {part}: {form} with a name of {known} and a folder that exists")
         sources.append(Source(name, root, float(weight)))
     return sources
@@ -149,9 +152,19 @@ def windows(source: Source, horizon: int, history: int, report: Report) -> Itera
                 observation=observe(episode, step, history),
                 reference=reference(episode, place, horizon),
                 boxes=step.boxes,
-                elements=tuple((step.action.text, box) for box in step.boxes),
+                elements=elements(step),
                 key=f"{episode.id}/{step.raw['index']}",
             )
+
+
+def elements(step: Step) -> tuple[tuple[str, Box], ...]:
+    """What the default tool agent can find: the recorded boxes, under the text of the step.
+
+    A step without a text has none to be found by: a policy's own point is then judged.
+    """
+    if not step.action.text:
+        return ()
+    return tuple((step.action.text, box) for box in step.boxes)
 
 
 def reference(episode: Episode, place: int, horizon: int) -> tuple[Action, ...]:

@@ -345,8 +345,12 @@ class RunFolder:
         return self.checkpoint["update"]
 
     def has_finished(self, stage: str) -> bool:
-        """Whether the run, before it was stopped, had ended this stage and begun another."""
-        return (self.path / stage).exists() and self.checkpoint.get("stage") != stage
+        """Whether the run, before it was stopped, had ended stage 1 and begun stage 2.
+
+        Of the last stage, and of one that no checkpoint follows, the exam may be missing: it is
+        entered again, has nothing left to train, and is examined.
+        """
+        return stage == "stage1" and self.checkpoint.get("stage") == "stage2"
 
     @torchrun.first_only
     def save_adapter(self, policy: Policy, name: str) -> None:

@@ -76,7 +76,6 @@ class WarmStart:
     warmup_own_plans: bool
     silent_hops: int
     silent_batches: int
-    max_grad_norm: float
 
     @property
     def world(self) -> type:
@@ -94,10 +93,8 @@ class WarmStart:
         return (*words, THOUGHT_END) if self.thinking > 0 else words
 
     def made_by(self) -> dict:
-        """What decides about the result; not the guard against rare bad batches."""
-        settings = dataclasses.asdict(self)
-        del settings["max_grad_norm"]
-        return settings
+        """What decides about the result."""
+        return dataclasses.asdict(self)
 
     def read_by(self) -> dict:
         """What decides about the reading lesson."""
@@ -367,7 +364,7 @@ def teach_reading(policy: Policy, settings: WarmStart) -> dict:
         wanted, weight = reading_targets(screens, vocabulary)
         losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
         loss = (losses * weight).sum() / weight.sum()
-        take_step([optimizer], weights, loss, settings.max_grad_norm)
+        take_step([optimizer], weights, loss)
         schedule.step()
         not_empty = weight > EMPTY_WEIGHT
         right = are_read(logits[not_empty], wanted[not_empty])
@@ -518,7 +515,7 @@ def supervise(
         bar = tqdm(range(steps), desc=name, unit="batch", mininterval=1)
         for _ in bar:
             loss, tokens = batch_loss()
-            take_step(optimizers, weights, loss, settings.max_grad_norm)
+            take_step(optimizers, weights, loss)
             losses.append(loss.item())
             target_tokens += tokens
             for schedule in schedules:
@@ -533,12 +530,15 @@ def supervise(
     }
 
 
-def take_step(optimizers: Sequence, weights: Sequence, loss: torch.Tensor, max_norm: float) -> None:
+MAX_GRAD_NORM = 1.0  # guards against a rare bad batch
+
+
+def take_step(optimizers: Sequence, weights: Sequence, loss: torch.Tensor) -> None:
     """One step of all optimizers against the gradient of the loss."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(weights, max_norm)
+    torch.nn.utils.clip_grad_norm_(weights, MAX_GRAD_NORM)
     for optimizer in optimizers:
         optimizer.step()
 

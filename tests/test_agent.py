@@ -498,6 +498,10 @@ def test_a_rollout_tells_what_was_written(policy):
     assert cut.parse_error == "cut off after 4 tokens"
     assert len(cut.forecast) == 2
 
+    # An empty line before the first word would take the credit of the executed action.
+    late = policy.tokenizer("\n\nclick Save\ndone")["input_ids"]
+    assert make_rollout(policy, prompt, late, [-0.5] * 6, 5).step_index == [0, 0, 0, 0, 0, 1]
+
     too_many = policy.tokenizer("back\n" * 4)["input_ids"]
     steps = make_rollout(policy, prompt, too_many, [-0.5] * 8, 2).step_index
     assert steps == [0, 0, 1, 1, 2, 2, 2, 2]
@@ -528,7 +532,8 @@ def test_sampled_completions_end_with_the_end_token_or_are_cut(either):
         assert (ids[-1] == end) == stopped
         assert len(rollout.old_logprobs) == len(rollout.step_index) == len(ids) <= 15
         assert rollout.parse_error is not None or rollout.forecast
-        lines_before = [min(ids[:i].count(newline), 5) for i in range(len(ids))]
+        begin = next((i for i, token in enumerate(ids) if token != newline), len(ids))
+        lines_before = [min(ids[begin:i].count(newline), 5) for i in range(len(ids))]
         assert rollout.step_index == lines_before
 
 
@@ -614,6 +619,12 @@ def test_choosing_among_forecasts():
     assert choose_rollout(group, "likelihood").forecast == []
     # two begin with B; the likelier of them
     assert choose_rollout(group, "agreement").forecast == [B, C]
+    # The same element by other words is agreed on; two clicks without words at two places are not.
+    left, right = (Action("click", "", (x, 0.5)) for x in (0.1, 0.9))
+    other_words = Action("click", f"the {B.text} button")
+    points = [rollout([left], -1.0), rollout([right], -1.0)]
+    named = [rollout([B], -3.0), rollout([other_words], -2.0)]
+    assert choose_rollout([*points, *named], "agreement").forecast == [other_words]
 
 
 def test_choosing_is_repeatable_and_counts_its_tokens(policy):

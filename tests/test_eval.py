@@ -101,6 +101,10 @@ def test_stability_compares_the_steps_that_two_forecasts_share():
     # B is kept, C is replaced by done, done is kept.
     metrics = toy_metrics([one_play([[A, B, C], [B, DONE], [DONE]])], 3)
     assert metrics["stability"] == pytest.approx(2 / 3)
+    # After a refusal A is still ahead: all three steps are shared, and all are kept.
+    refused = one_play([[A, B, C], [A, B, C], [B, C]])
+    refused.results = ["failed", "ok", "ok"]
+    assert toy_metrics([refused], 3)["stability"] == 1.0
     reactive = toy_metrics([one_play([[A], [B], [DONE]])], 1)
     assert reactive["stability"] is None
 
@@ -593,6 +597,7 @@ def test_a_frozen_vlm_looks_at_pictures_for_the_toolbox(named, who, run, tiny, m
         (["--model", "nowhere", "--bench", "androidcontrol"], "androidcontrol needs --data"),
         (["--run", "nowhere"], "--run nowhere: there is no such folder"),
         (["--run", "RUN", "--limit", "0"], "--limit 0"),
+        (["--run", "RUN", "--json", "nowhere/a.json"], "--json nowhere/a.json: there is no folder"),
         (["--run", "RUN", "--data", "x"], "--data goes with --bench androidworld or osworld or"),
         (["--run", "RUN", "--per_step", "x"], "--per_step goes with --bench recorded screens"),
         (["--run", "x", "--bench", "gta", "--protocol", "x"], "--protocol goes with --bench rec"),

@@ -69,6 +69,8 @@ def R(forecast, reference, horizon, gamma=0.5, align=1.0, rep=0.25, readable=Tru
         ("", "", 0.0),
         ("Save Save Save", "Save", 0.5),
         ("!!!", "???", 0.0),
+        ("+", "+", 1.0),  # a label without words
+        (" ", " ", 0.0),
     ],
 )
 def test_text_similarity_by_hand(said, meant, value):
@@ -191,8 +193,8 @@ def test_trajectory_reward_by_hand(forecast, reference, horizon, readable, rewar
     terms = found.terms
     assert terms["reward"] == pytest.approx(reward)
     assert terms["align"] + terms["repeat"] + terms["overrun"] == pytest.approx(reward)
-    assert sum(found.steps) == pytest.approx(reward)
-    assert len(found.steps) == horizon + 1
+    assert sum(found.step_rewards) == pytest.approx(reward)
+    assert len(found.step_rewards) == horizon + 1
 
 
 def expecting(*states: str) -> list[Action]:
@@ -218,7 +220,7 @@ def test_states_are_aligned_as_actions_are(forecast, state, reward):
     found = trajectory_reward(forecast, reference, 3, 0.5, 1.0, 0.25, states=True)
     assert found.terms["state"] == pytest.approx(state)
     assert found.terms["reward"] == pytest.approx(reward)
-    assert sum(found.steps) == pytest.approx(reward)
+    assert sum(found.step_rewards) == pytest.approx(reward)
 
 
 def test_without_states_there_is_no_such_term_and_nothing_is_paid_for_them():
@@ -433,6 +435,10 @@ def at(x: float, y: float, kind: str = "click", text: str = "Save") -> Action:
         (drag("", HERE, NEAR), drag("", HERE, THERE), [], 1.0),
         (drag("", THERE, THERE), drag("", HERE, THERE), [], 0.0),
         (drag("Box to Bin", HERE, FAR), drag("Box to Bin", HERE, THERE), [], 0.0),
+        # a select: the menu and its option
+        (at(0.3, 0.6, "select", "red"), at(0.3, 0.6, "select", "Red"), [BOX], 1.0),
+        (at(0.3, 0.6, "select", "Blue"), at(0.3, 0.6, "select", "Red"), [BOX], 0.0),
+        (at(0.9, 0.6, "select", "Red"), at(0.3, 0.6, "select", "Red"), [BOX], 0.0),
         (Action("type", "Amber "), AMBER, [], 1.0),
         (Action("type", "birch"), AMBER, [], 0.0),
         (DONE, DONE, [], 1.0),

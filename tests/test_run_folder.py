@@ -220,9 +220,13 @@ def test_resuming_a_damaged_run_ends_with_one_line_and_changes_nothing(
     assert {path.name: path.read_bytes() for path in folder.glob("*.json*")} == before
 
 
-def test_a_stage_is_finished_when_the_checkpoint_is_of_another(tiny, tmp_path):
+def test_a_stage_is_finished_when_the_checkpoint_is_of_the_next(tiny, tmp_path):
     run = folder_of(small(tmp_path / "run", tiny))
     assert not run.has_finished("stage1")
+    (tmp_path / "run" / "stage2").mkdir()
+    run.checkpoint = {}
+    assert not run.has_finished("stage2")  # it had no updates, and its exam may be missing
+    (tmp_path / "run" / "stage2").rmdir()
     run.checkpoint = {"stage": "stage1"}
     (tmp_path / "run" / "stage1").mkdir()
     assert not run.has_finished("stage1")  # its exam may be missing

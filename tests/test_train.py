@@ -414,8 +414,8 @@ def test_stage_1_scores_whole_forecasts(credit):
         readable = rollout.parse_error is None
         expected = trajectory_reward(rollout.forecast, truth.reference, 3, 0.9, 1.0, 0.3, readable)
         assert rollout.reward_terms == expected.terms
-        assert rollout.step_rewards == expected.steps
-        assert rollout.reward == pytest.approx(sum(expected.steps))
+        assert rollout.step_rewards == expected.step_rewards
+        assert rollout.reward == pytest.approx(sum(expected.step_rewards))
     rewards = [rollout.reward for rollout in group.rollouts]
     by_hand = [1 + 0.9 + 0.81, 1.0, -0.3 * (1 + 0.9 + 0.81 + 0.729)]
     assert rewards[:3] == pytest.approx(by_hand)
@@ -608,7 +608,7 @@ def another_value(field: dataclasses.Field, folder):
         "model": "somewhere",
         "warmup_dir": "there",
         "env": "toy-tools",
-        "tool_agent": "base",
+        "tool_agent": "somewhere",
         "load_in_4bit": True,
         "forward": "reference",
         "thinking": 64,
@@ -624,9 +624,12 @@ def another_value(field: dataclasses.Field, folder):
 @pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
 def test_every_field_is_a_flag_with_its_reason(field, tmp_path):
     value = another_value(field, tmp_path)
-    env = "toy-map" if field.name == "silent_hops" else "toy-gui"
+    env = "toy-map" if field.name in ("silent_hops", "keep_filler") else "toy-gui"
     suits = getattr(find_world(env), "suits", {})
     argv = ["--env", env]
+    if field.name == "keep_filler":  # goes with fillers alone
+        suits = suits | {"warmup_lessons": "goal"}
+        argv += ["--warmup_lessons", "goal"]
     if value is True:
         argv += [f"--{field.name}"]
     elif value is False:
@@ -716,6 +719,13 @@ def test_a_value_that_cannot_work_is_named_in_one_line(name, value, dies):
         (["--warmup_horizon", "13"], "--warmup_horizon 13: the tiny model"),
         (["--train_tasks", "1000001"], "--train_tasks 1000001: must be at most 1000000"),
         (["--warmup_lessons", "stranger", "--warmup_batch", "4"], "--warmup_batch 4"),
+        (
+            ["--model", "x", "--env", "toy-map", "--silent_hops", "1"],
+            "--silent_hops is for the warm",
+        ),
+        (["--model", "x", "--reading_steps", "5"], "--reading_steps is for the warm start"),
+        (["--keep_filler"], "--keep_filler is for --warmup_lessons goal"),
+        (["--tool_agent", "base"], "the tiny model cannot answer"),
         (["--env", "toy-gui", "--silent_hops", "1"], "--silent_hops is for the toy map"),
         (["--env", "toy-gui", "--warmup_lessons", "goal"], "goal is for the toy map"),
         (["--env", "toy-tools", "--warmup_lessons", "stranger"], "stranger is for the toy map"),

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from benchmark_data import (
@@ -16,9 +17,11 @@ from benchmark_data import (
 )
 
 import train
+from benchmarks.common import Step
 from benchmarks.training import (
     Source,
     Stream,
+    elements,
     mix,
     parse_data,
     recorded_examples,
@@ -72,7 +75,10 @@ def test_data_names_sets_folders_and_weights(tmp_path):
     assert parse_data("") == []
 
 
-@pytest.mark.parametrize("text", ["other:{}", "androidcontrol:{}/gone", "androidcontrol:{}*x"])
+@pytest.mark.parametrize(
+    "text",
+    ["other:{}", "androidcontrol:{}/gone", "androidcontrol:{}*x", "androidcontrol:{}*0", "gta:{}"],
+)
 def test_data_that_is_not_there_ends_with_one_line(tmp_path, text, capsys):
     part = text.format(tmp_path)
     with pytest.raises(SystemExit) as end:
@@ -112,6 +118,15 @@ def test_a_window_has_the_next_actions_up_to_a_hole(tmp_path):
     assert examples["1/3"].reference == (Action("back"), Action("wait"))
     assert examples["2/0"].reference == (Action("back"),) * 3
     assert examples["1/4"].observation.history == ("step 2", "step 3")  # the hole is told
+
+
+def test_a_step_without_a_text_offers_the_tool_agent_no_element():
+    """An empty name would be found by any forecast without one, wherever it points."""
+    box = (0.1, 0.1, 0.2, 0.2)
+    step = Step(screenshot=None, action=Action("click", "", (0.15, 0.15)), boxes=(box,))
+    assert elements(step) == ()
+    named = replace(step, action=Action("click", "Save", (0.15, 0.15)))
+    assert elements(named) == (("Save", box),)
 
 
 def test_no_window_reaches_beyond_a_hole_where_a_step_is_several_actions(tmp_path):

@@ -71,13 +71,11 @@ def test_a_warm_start_is_made_once_for_its_settings(tmp_path, monkeypatch, unche
     assert folder == start_folder(settings(), tmp_path)
     made_by = read_json(folder / "warmup.json")["made_by"]
     assert made_by["reading_steps"] == 2
-    assert "max_grad_norm" not in made_by
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {folder.name, "lessons"}  # nothing unfinished
 
     monkeypatch.setattr(warm_start, "imitate", lambda *_: pytest.fail("made again"))
     assert warm_base(settings(), tmp_path) == folder
-    assert warm_base(settings(max_grad_norm=2.0), tmp_path) == folder
     with pytest.raises(pytest.fail.Exception, match="made again"):
         warm_base(settings(seed=1), tmp_path)
 
