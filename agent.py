@@ -390,7 +390,7 @@ class Rollout:
     forecast: list[Action]
     parse_error: str | None
     # For each completion token the forecast step, or THOUGHT; 0 is the executed one, in either
-    # order. Line breaks are counted: see forecast_steps.
+    # order. Line breaks are counted, so that empty lines move the numbers: see forecast_steps.
     step_index: list[int]
     thought_tokens: int = 0  # how many of the completion's tokens, its first ones, are the thought
     # Filled in by train.score; the lists have a number for each forecast step, and one for what is
@@ -708,7 +708,7 @@ def forecast_steps(policy: Policy, tokens: list[int], horizon: int) -> list[int]
 
     A line break belongs to the line that it ends; from far to near, the last line is step 0. Empty
     lines count here, though the parser skips them, but for those before the first word: they would
-    take the credit of the executed action.
+    take the credit of the executed action. (From far to near one behind the last line still does.)
     """
     lines = []
     breaks = 0  # before this token

@@ -229,8 +229,8 @@ class Example:
     def execute(self, action: Action) -> Action | None:
         """What this world's own frozen tool agent makes of a forecast step; None: it refuses.
 
-        DEPARTURE: a record without elements says nothing of the screen; there a step's own point
-        stands.
+        DEPARTURE: a record without elements (no box, or no text to find it by) says nothing of the
+        screen; there a step's own point stands.
         """
         if self.tools is not None:
             return self.tools(action)

@@ -266,7 +266,7 @@ def grounded_reward(executed: Action | None, reference: Action, boxes: Sequence[
     direction, app, tool call, answer), and so must the end of a drag and the option of a select."""
     if executed is None or executed.kind != reference.kind:
         return 0.0
-    if reference.kind == "select" and not same_text(executed.text, reference.text):
+    if reference.kind == "select" and not takes_option(executed, reference):
         return 0.0
     if reference.kind not in POINTING:
         return float(same_text(executed.text, reference.text))
@@ -275,6 +275,11 @@ def grounded_reward(executed: Action | None, reference: Action, boxes: Sequence[
     if boxes:
         return float(any(inside(executed.point, box) for box in boxes))
     return float(near(executed.point, reference.point))
+
+
+def takes_option(executed: Action, reference: Action) -> bool:
+    """Of a select; where no option is recorded, any is right."""
+    return not reference.text or same_text(executed.text, reference.text)
 
 
 # ---- GRPO: each forecast against its group -------------------------------------------------------

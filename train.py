@@ -19,7 +19,8 @@ P prompts, G completions each, C tokens of the longest completion.
 
 Written to --output_dir: config.json, metrics.jsonl (a line an update), rollouts.jsonl (what was
 sampled), results.json, curves.png, episode.png, stage1/ and stage2/ (adapters after each), adapter/
-(the last ones), checkpoint.pt (for --resume), reactive/ (a run of the control, where there is one).
+(the last ones), checkpoint.pt (for --resume), .lock (held while a process writes here), reactive/
+(a run of the control, where there is one).
 """
 
 import argparse
@@ -1124,7 +1125,7 @@ def reactive_control(config: Config) -> Config:
 def open_run(config: Config) -> tuple[RunFolder, Policy]:
     """The run folder, and the policy before it has adapters."""
     run = RunFolder(dataclasses.asdict(config))
-    if not config.model and config.tool_agent != "base":
+    if not config.model:
         # What is missing is told before the minutes of a warm start. A model comes before its tool
         # agent: how it is loaded depends on the memory that it finds free.
         load_tool_agent(config.tool_agent, None, config.max_pixels)
@@ -1162,7 +1163,7 @@ def find_base(config: Config, run: RunFolder) -> Path:
         base = Path(run.before["base"])
         if base.exists():
             return base
-        if base != start_folder(settings, config.warmup_dir):
+        if base.name != start_folder(settings, config.warmup_dir).name:
             die(
                 f"--resume: {base}, the warm start of this run, is gone, and this code on this "
                 "machine would make another one"

@@ -58,7 +58,7 @@ def parse_data(text: str) -> list[Source]:
             weight = "1"
         is_weight = weight.replace(".", "", 1).isdecimal() and float(weight) > 0
         if name not in FOR_TRAINING or not Path(root).is_dir() or not is_weight:
-            form = "expected name:ROOT or name:ROOT*weight"
+            form = "expected name:ROOT or, with a weight above 0, name:ROOT*weight"
             known = ", ".join(FOR_TRAINING)
             die(f"--data {part}: {form} with a name of {known} and a folder that exists")
         sources.append(Source(name, root, float(weight)))

@@ -303,8 +303,10 @@ def check_same_settings(folder: Path, config: Config) -> None:
     file = folder / "config.json"
     before = read_json(file)
     now = asdict(config)
-    if (folder / "adapter").exists():  # finished: it knows nothing of flags that came later
-        now = {name: value for name, value in now.items() if name in before}
+    if (folder / "adapter").exists():
+        # Finished, and maybe before there were all of these flags: at their defaults they ask for
+        # what it did.
+        now = {n: value for n, value in now.items() if n in before or value != getattr(Config, n)}
     free = ("output_dir", "warmup_dir", "threads", "resume")  # no result but for rounding
     changed = changes(before, now, free)
     if changed:
@@ -436,11 +438,11 @@ def tell_of_other_starts(finished: Iterable[Job], settings: Settings) -> None:
     others = set()
     for job in finished:
         folder = folder_of(job, settings)
-        if not (folder / "config.json").exists():
-            continue  # its exam alone was kept
-        base = Path(read_run(folder)["base"])
-        start = warm_start_settings(parse_config(training_arguments(job, settings)))
-        if base.name != start_folder(start, settings.warmup_dir).name:
+        config = parse_config(training_arguments(job, settings))
+        if config.model or not (folder / "config.json").exists():
+            continue  # it has no warm start, or its exam alone was kept
+        base = Path(read_json(folder / "config.json").get("base", ""))
+        if base.name != start_folder(warm_start_settings(config), settings.warmup_dir).name:
             others.add(folder.name)
     if others:
         tqdm.write(
@@ -466,12 +468,13 @@ def list_jobs(arms: Iterable[str], settings: Settings) -> dict[Job, Job | None]:
                 continue
             job = Job(name, seed)
             owner = Job(run_owner(name, settings.arms), seed)
-            start = warm_start_settings(parse_config(training_arguments(job, settings)))
-            maker = makers.setdefault(start, job)
             if owner != job:
                 if owner in jobs:  # an owner may have fewer seeds
                     jobs[job] = owner
-            elif maker != job:
+                continue
+            start = warm_start_settings(parse_config(training_arguments(job, settings)))
+            maker = makers.setdefault(start, job)
+            if maker != job:
                 jobs[job] = maker
             else:
                 jobs[job] = None
@@ -714,12 +717,10 @@ def shorten(settings: Settings, named: set[str], warmup_steps: int) -> Settings:
     """--quick: a warm start of 600 batches, or as few as the world has anyway, and a fifth of the
     updates; a flag that names these has the last word."""
     root = Path(f"{settings.root}-quick")
-    short = replace(
-        settings,
-        root=root,
-        warmup_dir=root / "warmup",
-        flags=["--warmup_steps", str(min(600, warmup_steps)), *settings.flags],
-    )
+    short = replace(settings, root=root, warmup_dir=root / "warmup")
+    if "--model" not in named:  # which has no warm start
+        steps = str(min(600, warmup_steps))
+        short = replace(short, flags=["--warmup_steps", steps, *settings.flags])
     if named & {"--stage1_updates", "--stage2_updates"}:
         return short
     return replace(short, stage1_updates=60, stage2_updates=40)

@@ -166,7 +166,7 @@ class Warnings:
 
     def __init__(self):
         self.flat = Streak(
-            "for 10 updates more than 90 % of the groups had equal rewards, so there is almost "
+            "for 10 updates more than 90 % of the groups had equal returns, so there is almost "
             "nothing to learn from; rollouts.jsonl shows what was sampled (all unreadable? "
             "temperature too low? task solved?)"
         )

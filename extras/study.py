@@ -116,8 +116,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--flags",
         default="",
-        help='more flags of train.py for every arm, such as --flags="--stage1_updates 100"; an '
-        "arm's own have the last word",
+        help='more flags of train.py for every arm, such as --flags="--stage1_updates 100"; what '
+        "arms set themselves is refused, but for how long they train: there their own counts",
     )
     what.add_argument(
         "--split",

@@ -9,8 +9,8 @@ An arm is flags of train.py and a way to play (extras/ablation.Arm); nothing is 
     teaching  {tracer1, reactive, warmup} x {forecasts, next, ...}, a warm start for each
     forms     {near, far, thought, ...} x {gui, map, tools}
 
-Names and flags of arms stand in finished runs, and their way to play in exams: if an arm changes,
-what was made before is refused.
+Names and flags of arms stand in finished runs, and their way to play in exams (but for the older
+ones): if an arm changes, what was made before is refused.
 """
 
 from collections.abc import Mapping

@@ -224,9 +224,12 @@ def test_a_finished_run_whose_default_has_changed_since_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"other settings \(history 3, not 4\)"):
         finished_exam(job, settings)
     config = json.loads((folder / "config.json").read_text()) | {"history": 4}
-    del config["keep_filler"]  # made before there was such a flag
+    del config["credit"]  # made before there was such a flag
     (folder / "config.json").write_text(json.dumps(config))
     assert finished_exam(job, settings) is not None
+    arms = {"tracer1": Arm("--credit own")}
+    with pytest.raises(ValueError, match="credit None, not 'own'"):
+        finished_exam(job, replace(settings, arms=arms))
 
 
 def test_an_exam_that_was_played_in_another_way_is_refused(tmp_path):
@@ -261,10 +264,14 @@ def test_runs_on_another_warm_start_are_named_before_others_are_trained(
 
 
 def test_an_arm_whose_run_has_fewer_seeds_has_no_more_than_it(tmp_path):
-    arms = {"gamma_1": ARMS["gamma_1"], "chosen": Arm("--gamma 1", choose="agreement")}
-    settings = replace(SETTINGS, seeds=5, arms=arms)
-    jobs = list_jobs(["chosen"], settings)
+    arms = {
+        "gamma_1": ARMS["gamma_1"],
+        "chosen": Arm("--gamma 1", choose="agreement"),
+        "tracer1": Arm(),
+    }
+    jobs = list_jobs(["chosen", "tracer1"], replace(SETTINGS, seeds=5, arms=arms))
     assert [job.seed for job in jobs if job.arm == "chosen"] == list(range(PART_SEEDS))
+    assert jobs[Job("tracer1", 4)] is None  # nobody else makes its warm start
 
 
 class PoolInOneProcess:
@@ -339,6 +346,7 @@ def test_budgets_come_from_the_flags(flags, budget, tmp_path, monkeypatch):
         (["--quick"], (2, 100, 600)),
         (["--quick", "--seeds", "3", "--limit", "7"], (3, 7, 600)),
         (["--quick", "--flags", "--warmup_steps 9"], (2, 100, 9)),
+        (["--quick", "--flags", "--model somewhere"], (2, 100, 1100)),  # it has no warm start
         (["--quick", "--flags", "--env toy-map"], (2, 100, 400)),  # the map's own, not more
     ],
 )

@@ -438,6 +438,7 @@ def at(x: float, y: float, kind: str = "click", text: str = "Save") -> Action:
         # a select: the menu and its option
         (at(0.3, 0.6, "select", "red"), at(0.3, 0.6, "select", "Red"), [BOX], 1.0),
         (at(0.3, 0.6, "select", "Blue"), at(0.3, 0.6, "select", "Red"), [BOX], 0.0),
+        (at(0.3, 0.6, "select", "Red"), at(0.3, 0.6, "select", ""), [BOX], 1.0),  # none recorded
         (at(0.9, 0.6, "select", "Red"), at(0.3, 0.6, "select", "Red"), [BOX], 0.0),
         (Action("type", "Amber "), AMBER, [], 1.0),
         (Action("type", "birch"), AMBER, [], 0.0),

@@ -84,7 +84,7 @@ def test_data_that_is_not_there_ends_with_one_line(tmp_path, text, capsys):
     with pytest.raises(SystemExit) as end:
         parse_data(part)
     assert end.value.code == 2
-    form = f"error: --data {part}: expected name:ROOT or name:ROOT*weight with a name of "
+    form = f"error: --data {part}: expected name:ROOT or, with a weight above 0, name:ROOT*weight "
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(form) and line.endswith(" and a folder that exists")
 
