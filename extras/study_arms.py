@@ -259,13 +259,19 @@ FORMS = {
     "thought": Arm("--thinking 20"),  # room for the words of the longest plan (tool world: 16)
     "carried": Arm("--carry_forecast --warmup_own_plans"),
     "states": Arm("--forecast_states"),  # what will be seen after each step
+    # Controls of it: the next action alone, with what will be seen after it, and without.
+    "next_state": Arm(f"--forecast_states --horizon 1 {GROUNDED}"),
+    "next": Arm(f"--horizon 1 {GROUNDED}"),
     # Two more ways to play with the run of `near`.
     "agreement": Arm("", choose="agreement"),
     "last_plan": Arm("", choose="last_plan"),
 }
 
 
-NOT_THERE = ("states_map", "states_tools")  # these worlds have no names for their screens
+# Worlds without names for their screens, where states cannot be forecast.
+NOT_THERE = {
+    f"{form}_{world}" for form in ("states", "next_state", "next") for world in ("map", "tools")
+}
 
 
 def form_arms() -> dict[str, Arm]:
@@ -288,6 +294,7 @@ def form_pairs() -> tuple[tuple[str, str], ...]:
             name = f"{form}_{world}"
             if form != "near" and name not in NOT_THERE:
                 pairs.append((name, f"near_{world}"))
+    pairs += [("states_gui", "next_state_gui"), ("next_state_gui", "next_gui")]
     return tuple(pairs)
 
 

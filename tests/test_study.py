@@ -229,7 +229,8 @@ def test_two_forms_are_ways_to_play_with_the_same_run(world):
     trained = {run_owner(arm, arms) for arm in arms if arm.endswith(world)}
     forms = {"near", "far", "thought", "carried"}
     if world == "gui":
-        forms.add("states")  # the others have no names for what is seen next
+        # The others have no names for what is seen next.
+        forms |= {"states", "next_state", "next"}
     assert trained == {f"{form}_{world}" for form in forms}
 
 
