@@ -249,7 +249,7 @@ class Policy:
     thinking: int = 0  # tokens to think with before the forecast (--thinking)
     forecast_states: bool = False  # forecasts say what will be seen (--forecast_states)
     suppressed: torch.Tensor = field(init=False)  # ids that are never sampled: forbidden_tokens
-    breaks: dict[int, int] = field(default_factory=dict)  # what line_breaks has decoded so far
+    texts: dict[int, str] = field(default_factory=dict)  # what text_of has decoded so far
 
     def __post_init__(self):
         self.suppressed = torch.tensor(forbidden_tokens(self), device=self.device)
@@ -279,11 +279,11 @@ class Policy:
         """
         return 1 if self.tiny else getattr(world, "hub_scale", HUB_SCALE)
 
-    def line_breaks(self, token: int) -> int:
-        """How many line breaks a token holds; asked for at every token, so decoded once."""
-        if token not in self.breaks:
-            self.breaks[token] = self.tokenizer.decode([token]).count("\n")
-        return self.breaks[token]
+    def text_of(self, token: int) -> str:
+        """The text of a token; asked for at every token, so decoded once."""
+        if token not in self.texts:
+            self.texts[token] = self.tokenizer.decode([token])
+        return self.texts[token]
 
     def frame(self, grid: torch.Tensor) -> tuple[float, float]:
         """What the family takes for the width and height of a screen; `grid`: see Prompt.
@@ -697,7 +697,7 @@ def thought_length(policy: Policy, tokens: list[int]) -> int:
         return len(tokens)
     length = len(tokens) - tokens[::-1].index(policy.thought_end)
     for token in tokens[length:]:
-        if policy.tokenizer.decode([token]).strip():
+        if policy.text_of(token).strip():
             break
         length += 1
     return length
@@ -715,10 +715,10 @@ def forecast_steps(policy: Policy, tokens: list[int], horizon: int) -> list[int]
     begun = False
     for token in tokens:
         lines.append(breaks)
-        if not begun:
-            begun = policy.tokenizer.decode([token]).strip() != ""
+        text = policy.text_of(token)
+        begun = begun or text.strip() != ""
         if begun:
-            breaks += policy.line_breaks(token)
+            breaks += text.count("\n")
     if policy.far_first:
         lines = [breaks - line for line in lines]
     return [min(line, horizon) for line in lines]

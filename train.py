@@ -391,11 +391,12 @@ def parse_config(argv: list[str] | None = None) -> Config:
     check_own_plans(config)
     check_map_flags(config)
     check_of_warm_start(config)
-    check_strangers(config)
+    check_fillers(config)
     check_control(config)
     check_shares(config)
     check_stages(config)
     check_recorded(config)
+    check_base_can_answer(config)
     check_world_of_tool_agent(config.env, config.tool_agent)
     parse_data(config.data)  # a set or folder that is not there ends here
     return config
@@ -499,14 +500,19 @@ def check_of_warm_start(config: Config) -> None:
     for name in OF_WARM_START:
         if config.model and getattr(config, name) != getattr(Config, name):
             die(f"--{name} is for the warm start of the tiny model; --model has none")
-    if config.keep_filler and config.warmup_lessons != "goal":
-        die("--keep_filler is for --warmup_lessons goal: else no forecast would be paid")
+
+
+def check_base_can_answer(config: Config) -> None:
+    """The tiny model has learnt to forecast, and nothing else."""
     if config.tool_agent == "base" and not config.model:
         die("--tool_agent base asks the policy's own base, and the tiny model cannot answer")
 
 
-def check_strangers(config: Config) -> None:
-    """A small batch may hold one task alone, which would end the warm start somewhere in it."""
+def check_fillers(config: Config) -> None:
+    """Fillers that cannot be kept or drawn. A small batch may hold one task alone, which would end
+    the warm start somewhere in it."""
+    if config.keep_filler and config.warmup_lessons != "goal":
+        die("--keep_filler is for --warmup_lessons goal: else no forecast would be paid")
     if config.warmup_lessons == "stranger" and config.warmup_batch < 8:
         die(
             f"--warmup_batch {config.warmup_batch}: --warmup_lessons stranger needs at least 8, "
